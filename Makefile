@@ -1,0 +1,75 @@
+# make            builds .venv from environment.yml
+# make book       builds the book's HTML            -> _build/html/index.html
+# make test       every test, and every chapter replayed against its committed outputs
+# make unit       the tests without the replay
+# make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
+# make train      trains the teachers into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=1]
+# make adopt      moves complete weights into data/weights
+# make bench      benchmarks, as ratios in one run
+# make lint       formatting, lint, types
+# Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
+
+PYTHON ?= python3
+SCALE ?= book
+DEVICE ?= auto
+SEEDS ?= 1
+CHAPTER ?=
+TORCH_INDEX ?=
+
+ROOT := $(CURDIR)
+BIN := $(ROOT)/.venv/bin
+PY := $(BIN)/python
+export PYTHONDONTWRITEBYTECODE = 1
+export JUPYTER_PLATFORM_DIRS = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+# Another environment's variables must not leak into the book's.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.PHONY: environment book test unit chapters train adopt bench lint fetch clean
+# The two cores are one resource: `make -j` must not race chapters against the book.
+.NOTPARALLEL:
+
+environment:
+	@TORCH_INDEX="$(TORCH_INDEX)" $(PYTHON) book/tools/environment.py
+
+book: environment
+	@echo "Building the book (warnings are errors)"
+	@$(PY) book/tools/chapters.py --check
+	@$(BIN)/jupyter-book build book --config "$(ROOT)/_config.yml" --toc "$(ROOT)/_toc.yml" \
+	    --path-output "$(ROOT)" -W -n --keep-going
+	@echo "The book is in _build/html/index.html"
+
+fetch: environment
+	@$(PY) -m pdelens.datasets || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
+
+test: fetch
+	@echo "Testing, and replaying every chapter against its committed outputs (about 4 minutes)"
+	@PDELENS_REPLAY=1 $(PY) -m pytest tests lib book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
+
+unit: environment
+	@$(PY) -m pytest tests lib -m "not replay" $(ARGS)
+
+chapters: environment
+	@$(PY) book/tools/chapters.py --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)
+
+train: environment
+	@$(PY) -m pdelens.training train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS)
+	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
+
+adopt: environment
+	@$(PY) -m pdelens.training adopt --scale $(SCALE)
+
+bench: environment
+	@$(PY) -m pytest tests/benchmarks -p no:cacheprovider -s $(ARGS)
+
+lint: environment
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@for chapter in book/chapters/*.md; do \
+	    $(BIN)/jupytext --quiet --from md:myst --to py:percent --pipe "$(BIN)/ruff check --quiet --ignore D1,E402,F704,E501 --stdin-filename chapter.py -" \
+	    --output /dev/null $$chapter || exit 1; done
+	@$(BIN)/basedpyright --level error
+	@echo "Lint: clean"
+
+clean:
+	rm -rf _build

