@@ -36,7 +36,8 @@ book: environment
 	@echo "Building the book (warnings are errors)"
 	@$(PY) book/tools/chapters.py --check
 	@$(BIN)/jupyter-book build book --config "$(ROOT)/_config.yml" --toc "$(ROOT)/_toc.yml" \
-	    --path-output "$(ROOT)" -W -n --keep-going
+	    --path-output "$(ROOT)" -W -n --keep-going -q \
+	    || { rm -rf _build/.doctrees; echo "The book has warnings: see above."; exit 1; }
 	@echo "The book is in _build/html/index.html"
 
 fetch: environment
@@ -66,8 +67,8 @@ lint: environment
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@for chapter in book/chapters/*.md; do \
-	    $(BIN)/jupytext --quiet --from md:myst --to py:percent --pipe "$(BIN)/ruff check --quiet --ignore D1,E402,F704,E501 --stdin-filename chapter.py -" \
-	    --output /dev/null $$chapter || exit 1; done
+	    $(BIN)/jupytext --quiet --from md:myst --to py:percent --output - $$chapter | $(BIN)/ruff check --quiet \
+	    --output-format concise --ignore D1,E402,F704,E501 --stdin-filename $$chapter.py - || exit 1; done
 	@$(BIN)/basedpyright --level error
 	@echo "Lint: clean"
 

@@ -117,6 +117,7 @@ def _without_comments(code: str) -> str:
 
 
 def notebook_path(stem: str) -> Path:
+    """Return where a chapter's committed notebook lies."""
     return root() / "book/notebooks" / f"{stem}.ipynb"
 
 
@@ -204,14 +205,14 @@ def write(notebook: nbformat.NotebookNode, target: Path) -> None:
     draft.replace(target)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chapter", default="", help="run only chapters whose name begins so")
     parser.add_argument("--scale", default="book", choices=["smoke", "book", "full"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="run even what is current")
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     default = given.scale == "book" and given.device == "auto"
     failed = []
     for path in sources(given.chapter):

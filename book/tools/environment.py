@@ -82,7 +82,7 @@ def install(python, packages, log, torch_index):
     if torch_index:
         # torch first, from the index that was asked for; the rest then finds it installed.
         torch = [package for package in packages if re.match(r"torch(vision)?==", package)]
-        steps = [["--index-url", torch_index, *torch], packages]
+        steps = [["--index-url", torch_index] + torch, packages]
     for arguments in steps:
         flat = []
         for argument in arguments:
@@ -107,7 +107,7 @@ def main():
     python = os.path.join(folder, "bin", "python")
     stamp = os.path.join(folder, "pdelens-environment")
     torch_index = os.environ.get("TORCH_INDEX", "")
-    wanted = hashlib.sha256("\n".join([*packages, sys.version, ROOT]).encode()).hexdigest()
+    wanted = hashlib.sha256("\n".join(packages + [sys.version, ROOT]).encode()).hexdigest()
     try:
         with open(stamp) as stream:
             if stream.read() == wanted:

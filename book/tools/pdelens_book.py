@@ -8,6 +8,7 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
+from pdelens import claims
 from pdelens.claims import Verdict, register
 from pdelens.project import results_folder
 from pdelens.records import all_records
@@ -20,7 +21,7 @@ class ClaimsTable(SphinxDirective):
     """``{claims}``: every claim with its verdict, computed from the records when the book is built."""
 
     def run(self) -> list[nodes.Node]:
-        for path in results_folder().glob("*.json"):
+        for path in (*results_folder().glob("*.json"), __file__, claims.__file__):
             self.env.note_dependency(str(path))
         parent = nodes.container()
         self.state.nested_parse(StringList(claims_table().splitlines(), "claims"), self.content_offset, parent)
@@ -31,8 +32,8 @@ def claims_table() -> str:
     """Return the claims at a glance as a MyST table."""
     records = all_records()
     lines = [
-        ":::{table} The claims at a glance. The verdict is computed from the recorded numbers; beside it, the one that a "
-        "predictor that knows nothing of the input would have earned by the bar alone.",
+        ":::{table} The claims at a glance. The verdict is computed from the recorded numbers; beside it, "
+        "the one that a predictor that knows nothing of the input would have earned by the bar alone.",
         ":name: tab-claims",
         "",
         "| | claim | how it is tested | verdict | a null alone |",

@@ -46,12 +46,14 @@ def bar(axes: Axes, value: float = 0.98, label: bool = True, where: float = 0.02
         axes.text(
             where,
             value,
-            f" {value:g}",
+            f"{value:g}",
             transform=axes.get_yaxis_transform(),
             color=BAR_COLOUR,
             fontsize=9,
-            va="bottom",
+            va="center",
             ha="left",
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
 
 
