@@ -28,6 +28,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter):
+    replayed = {
+        report.nodeid.split("::")[0] for report in terminalreporter.getreports("passed") if ".ipynb" in report.nodeid
+    }
+    if replayed:
+        terminalreporter.write_line(f"Replayed and compared: {', '.join(sorted(replayed))}")
+        terminalreporter.write_line("Numbers and tolerances: data/results; a chapter that differs: `make chapters`.")
+
+
 @pytest.fixture
 def project_copy(tmp_path, monkeypatch):
     """Give an empty project folder that the library takes for its own."""

@@ -7,7 +7,7 @@ gives one through its integrator, and every measure takes Flows.
 from importlib import import_module
 
 from ._torchvision import declare_missing_operators
-from .capture import CaptureError, capture, substitute_attention
+from .capture import CaptureError, capture, flow_of, substitute_attention
 from .claims import Claim, Evidence, Verdict, register, verdict
 from .compare import Report, compare, skill
 from .flow import Flow
@@ -29,6 +29,7 @@ __all__ = [
     "capture",
     "compare",
     "finish_chapter",
+    "flow_of",
     "quote",
     "record",
     "recorded",

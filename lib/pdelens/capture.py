@@ -5,7 +5,7 @@ Three kinds of attention are read: Hugging Face models through their registered 
 (the small teachers). No module is found by its name. Where attention can't be had, it raises.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -54,23 +54,28 @@ class Recording:
 
     def flow(self) -> Flow:
         """Return the Flow over all examples seen; raises `CaptureError` where there is none."""
-        if not self._passes:
+        return self.joined(self._passes)
+
+    @staticmethod
+    def joined(passes: Sequence[Flow]) -> Flow:
+        """Return one Flow over the examples of several."""
+        if not passes:
             raise CaptureError("nothing was recorded: call the model inside `with capture(model) as recording`.")
-        if len(self._passes) == 1:
-            return self._passes[0]
-        shapes = {(len(f.states), f.tokens, f.heads) for f in self._passes}
-        if len(shapes) > 1:
+        if len({(len(flow.states), flow.tokens, flow.heads) for flow in passes}) > 1:
             raise CaptureError(
-                f"the forward passes had {sorted({f.tokens for f in self._passes})} tokens, so they make no one Flow: "
+                f"the forward passes had {sorted({flow.tokens for flow in passes})} tokens, so they make no one Flow: "
                 "pad every batch to the same length, or capture one batch at a time."
             )
-        first = self._passes[0]
-        return Flow(
-            states=_join(flow.states for flow in self._passes),
-            attention=_join(flow.attention for flow in self._passes),
-            mask=torch.cat([flow.mask for flow in self._passes if flow.mask is not None]),
-            causal=all(flow.causal for flow in self._passes),
-            depths=first.depths,
+        return (
+            passes[0]
+            if len(passes) == 1
+            else Flow(
+                states=_join(flow.states for flow in passes),
+                attention=_join(flow.attention for flow in passes),
+                mask=torch.cat([flow.mask for flow in passes if flow.mask is not None]),
+                causal=all(flow.causal for flow in passes),
+                depths=passes[0].depths,
+            )
         )
 
 
@@ -103,6 +108,38 @@ def capture(model: nn.Module, attention: str | None = "weights") -> Iterator[Rec
         yield recording
     if attention and not recording._passes and probe.forwards:
         raise CaptureError(probe.reason())
+
+
+def flow_of(
+    model: nn.Module,
+    inputs: Tensor | Mapping[str, Tensor],
+    *,
+    batch: int = 256,
+    device: str | torch.device | None = None,
+    attention: str | None = "weights",
+) -> Flow:
+    """Run a model on inputs, batch by batch and without gradients, and return its Flow on the CPU.
+
+    `inputs` is one tensor, or tensors by argument name, whose first axis counts examples. The model
+    is moved to `device` where one is given, and stays there.
+
+    >>> from pdelens.models import Configuration, Transformer
+    >>> flow_of(Transformer(Configuration(layers=2)), torch.zeros(5, 28, 28, dtype=torch.uint8), batch=2)
+    Flow(2 layers, 5 examples, 49 tokens, 4 heads, width 64)
+    """
+    named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+    examples = {len(value) for value in named.values()}
+    if len(examples) != 1 or 0 in examples:
+        raise ValueError(f"inputs of {sorted(examples)} examples were given: all need the same number, at least one.")
+    model = model if device is None else model.to(device)
+    place = next(model.parameters()).device
+    parts: list[Flow] = []
+    for start in range(0, examples.pop(), batch):
+        given = {name: value[start : start + batch].to(place) for name, value in named.items()}
+        with torch.no_grad(), capture(model, attention) as recording:
+            model(given[""]) if "" in given else model(**given)
+        parts.append(recording.flow().to("cpu"))
+    return Recording.joined(parts)
 
 
 @contextmanager

@@ -81,6 +81,12 @@ class Flow:
         """Return the Flow of some examples (a slice or an index tensor)."""
         return self._map(lambda value: value[examples])
 
+    def split(self, count: int) -> tuple["Flow", "Flow"]:
+        """Return the Flow of the first so many examples, and that of the others."""
+        if not 0 < count < self.examples:
+            raise ValueError(f"{count} of {self.examples} examples were asked for: both parts need at least one.")
+        return self.select(slice(0, count)), self.select(slice(count, None))
+
     def to(self, *args, **kwargs) -> "Flow":
         """Return the Flow on another device, or with states and attention of another type."""
         assert self.mask is not None

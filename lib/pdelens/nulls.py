@@ -7,7 +7,6 @@ null is one state a depth.
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .agreement import centred_cosine, cosine
@@ -136,6 +135,8 @@ def align_heads(calibration: Flow) -> list[Tensor]:
 
 
 def _assignment(ours: Tensor, theirs: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment
+
     middle = theirs.mean((0, 1), keepdim=True)
     scores = torch.stack(
         [centred_cosine(ours, theirs[:, head : head + 1], middle).mean(0) for head in range(theirs.shape[1])]

@@ -1,0 +1,64 @@
+"""What recording costs, as ratios in one run (`make bench`); nothing here passes or fails by the clock."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+import pdelens
+from pdelens import models, nulls
+
+
+def seconds(function, runs=7):
+    """Median wall time of a call, after one that doesn't count."""
+    function()
+    taken = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def report(what, ours, theirs, against):
+    print(f"\n{what}: {ours / theirs:.2f} x {against} ({ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms)")
+
+
+@torch.no_grad()
+def test_capture_against_the_plain_forward_pass():
+    vit = models.Transformer(models.Configuration()).eval()
+    pictures = torch.randint(0, 256, (64, 28, 28), dtype=torch.uint8)
+    encoder = models.minilm().model
+    words = {"input_ids": torch.randint(1000, 20000, (32, 64)), "attention_mask": torch.ones(32, 64, dtype=torch.long)}
+    for name, model, run in (
+        ("small ViT, 64 pictures", vit, lambda: vit(pictures)),
+        ("MiniLM, 32 x 64 tokens", encoder, lambda: encoder(**words)),
+    ):
+        for attention in ("weights", None):
+
+            def recorded(model=model, run=run, attention=attention):
+                with pdelens.capture(model, attention) as recording:
+                    run()
+                return recording.flow()
+
+            report(f"capture ({attention}), {name}", seconds(recorded), seconds(run), "the plain forward pass")
+
+
+@torch.no_grad()
+def test_compare_against_the_cosine_alone():
+    maps = [torch.softmax(torch.randn(48, 12, 32, 32), -1) for _ in range(6)]
+    flow = pdelens.Flow(attention=maps)
+    given = nulls.attention_nulls(flow, flow)
+    once = seconds(lambda: [(a * a).sum() for a in maps])
+    report(
+        "compare, 7 measures and 4 nulls", seconds(lambda: pdelens.compare(flow, flow, given, flow)), once, "one pass"
+    )
+
+
+def test_import_against_torch():
+    def run(module):
+        return seconds(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True), runs=3)
+
+    report("import pdelens", run("pdelens"), run("torch"), "import torch")
