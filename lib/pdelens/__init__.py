@@ -11,25 +11,37 @@ from .capture import CaptureError, capture, flow_of, substitute_attention
 from .claims import Claim, Evidence, Verdict, register, verdict
 from .compare import Report, compare, skill
 from .flow import Flow
+from .integrate import DivergenceError, StepError, integrate
+from .lattice import Chain, Grid, gradient, laplacian
+from .pde import PDE, TransformerPDE
 from .project import DataError
 from .records import RecordError, finish_chapter, quote, record, recorded, start_chapter
 
 # Loaded at first use: these bring plotting, data or models with them.
-_MODULES = ("agreement", "datasets", "figures", "intervals", "laws", "models", "nulls", "training")
+_MODULES = ("agreement", "datasets", "figures", "intervals", "laws", "models", "nulls", "temporal", "terms", "training")
 
 __all__ = [
+    "PDE",
     "CaptureError",
+    "Chain",
     "Claim",
     "DataError",
+    "DivergenceError",
     "Evidence",
     "Flow",
+    "Grid",
     "RecordError",
     "Report",
+    "StepError",
+    "TransformerPDE",
     "Verdict",
     "capture",
     "compare",
     "finish_chapter",
     "flow_of",
+    "gradient",
+    "integrate",
+    "laplacian",
     "quote",
     "record",
     "recorded",

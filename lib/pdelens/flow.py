@@ -20,7 +20,8 @@ class Flow:
     evaluated at `states[l]` and its rows sum to 1. `mask` of shape (batch, tokens) is True at real
     tokens (all, if not given); padded rows and keys are left out of every measure. `causal` says
     that no token sees a later one. `depths` are the states' places in depth-time, one unit a layer.
-    `lattice` says where tokens live (None: nowhere in particular). Either sequence may be empty.
+    `lattice` says where tokens live (None: nowhere in particular). `notes` are warnings of whatever
+    made the Flow. Either sequence of tensors may be empty.
 
     Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1.
 
@@ -35,6 +36,7 @@ class Flow:
     causal: bool = False
     depths: Tensor | None = None
     lattice: Any = field(default=None, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "states", tuple(self.states))

@@ -1,0 +1,293 @@
+"""Where tokens live: chains and grids with exact boundaries, and the differences taken on them.
+
+Unit spacing throughout: diffusivities are in squared lattice units, velocities in lattice units per
+unit of depth-time. Boundaries are imposed by the stencil itself, not by a penalty:
+
+- `periodic`: the ends are neighbours;
+- `neumann`: no flux, by cell-centred reflection (modes `cos(pi k (i + 1/2) / n)`, eigenvalues
+  `-4 sin^2(pi k / 2n)` of the second-order Laplacian);
+- `dirichlet`: the end tokens (on a grid, the outer ring) are pinned, their derivative is zero.
+
+Special tokens (CLS, SEP) lie before or after the lattice's own; no difference touches or reads them.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BOUNDARIES = ("periodic", "neumann", "dirichlet")
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Tokens in rows and columns (`Grid`) or in a row (`Chain`), with special tokens around them."""
+
+    shape: tuple[int, ...]
+    boundary: str = "neumann"
+    special: tuple[int, int] = (0, 0)
+    causal: bool = False
+
+    def __post_init__(self):
+        if self.boundary not in BOUNDARIES:
+            raise ValueError(f"boundary {self.boundary!r} was given: choose from {', '.join(BOUNDARIES)}.")
+        if any(not isinstance(side, int) or side < 3 for side in self.shape):
+            raise ValueError(f"sides {self.shape} were given: each must be a whole number, at least 3.")
+        if min(self.special) < 0:
+            raise ValueError(f"special tokens {self.special} were given: they can't be negative.")
+        if self.causal and self.boundary == "periodic":
+            raise ValueError("a periodic causal chain was asked for: its last token would be its first one's past.")
+
+    @property
+    def dims(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def places(self) -> int:
+        """Number of tokens on the lattice."""
+        return int(torch.tensor(self.shape).prod())
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens with the special ones."""
+        return self.places + sum(self.special)
+
+    def positions(self) -> Tensor:
+        """Return the coordinates of the lattice's tokens, (places, dims)."""
+        axes = torch.meshgrid(*(torch.arange(side) for side in self.shape), indexing="ij")
+        return torch.stack([axis.flatten() for axis in axes], -1)
+
+    def check(self, u: Tensor) -> None:
+        """Raise where a state does not fit: (..., tokens, width), floating point."""
+        if not u.is_floating_point():
+            raise TypeError(f"a state of type {u.dtype} was given, but floating point is wanted: use u.float().")
+        if u.ndim < 2 or u.shape[-2] != self.tokens:
+            raise ValueError(
+                f"a state of shape {tuple(u.shape)} was given, but (..., {self.tokens}, width) is wanted: {self} has "
+                f"{self.places} places and {sum(self.special)} special tokens."
+            )
+
+    def unfold(self, u: Tensor) -> Tensor:
+        """Return the lattice's own tokens as (..., *shape, width)."""
+        before = self.special[0]
+        return u[..., before : before + self.places, :].unflatten(-2, self.shape)
+
+    def fold(self, u: Tensor) -> Tensor:
+        """Undo `unfold`; special tokens come back as zeros."""
+        flat = u.flatten(-1 - self.dims, -2)
+        return flat if not any(self.special) else torch.nn.functional.pad(flat, (0, 0, *self.special))
+
+
+def Chain(length: int, boundary: str = "neumann", causal: bool = False, special: int | tuple[int, int] = 0) -> Lattice:
+    """Return a chain of tokens (text). `special` counts tokens before it, or (before, after).
+
+    >>> Chain(5, special=(1, 1)).tokens
+    7
+    """
+    return Lattice((length,), boundary, _pair(special), causal)
+
+
+def Grid(height: int, width: int, boundary: str = "neumann", special: int | tuple[int, int] = 0) -> Lattice:
+    """Return a grid of tokens (patches, row by row). `special` counts tokens before it, or (before, after).
+
+    >>> Grid(7, 7, special=1).tokens
+    50
+    """
+    return Lattice((height, width), boundary, _pair(special))
+
+
+def _pair(special: int | tuple[int, int]) -> tuple[int, int]:
+    return (special, 0) if isinstance(special, int) else (special[0], special[1])
+
+
+def laplacian(u: Tensor, lattice: Lattice, order: int = 2, mask: Tensor | None = None) -> Tensor:
+    """Laplacian of a state (..., tokens, width), of the same shape; zero at special tokens.
+
+    `order` 2 is the 3-point (5-point) stencil, 4 the 5-point (9-point) one. `mask` (..., tokens) is
+    True at real tokens: no flux passes to or from padding (order 2, `neumann` only). O(tokens).
+    A causal lattice is refused: causal weights that sum to one and have no drift are the identity,
+    and a one-sided second difference is ill-posed.
+
+    >>> laplacian(torch.tensor([[0.0], [1.0], [4.0], [9.0]]), Chain(4, "dirichlet")).flatten().tolist()
+    [0.0, 2.0, 2.0, 0.0]
+    """
+    lattice.check(u)
+    if lattice.causal:
+        raise ValueError(
+            "a Laplacian on a causal chain was asked for, but causal weights without drift are the identity and a "
+            "one-sided second difference is ill-posed: use upwind advection or `causal_smoothing`, which drift."
+        )
+    if order not in (2, 4):
+        raise ValueError(f"order {order} was given: choose 2 or 4.")
+    if order == 4 and min(lattice.shape) < 5:
+        raise ValueError(f"order 4 on sides {lattice.shape} was asked for: each side must be at least 5.")
+    if mask is not None:
+        return _masked_laplacian(u, lattice, order, mask)
+    inner = lattice.unfold(u)
+    total = torch.zeros_like(inner)
+    for axis in range(-1 - lattice.dims, -1):
+        side = inner.shape[axis]
+        padded = _padded(inner, axis, lattice.boundary, order // 2)
+        if order == 2:
+            parts = (padded.narrow(axis, 0, side), padded.narrow(axis, 2, side))
+            total = total + parts[0] + parts[1] - 2 * inner
+        else:
+            far = padded.narrow(axis, 0, side) + padded.narrow(axis, 4, side)
+            near = padded.narrow(axis, 1, side) + padded.narrow(axis, 3, side)
+            total = total + (16 * near - far - 30 * inner) / 12
+    return lattice.fold(_pinned(total, lattice))
+
+
+def gradient(u: Tensor, lattice: Lattice, scheme: str = "central") -> Tensor:
+    """Gradient of a state (..., tokens, width), with a leading axis of dimensions: (dims, ..., tokens, width).
+
+    `scheme`: `central` (second order), `forward` (u[i+1] - u[i]) or `backward` (u[i] - u[i-1]). On a
+    causal chain only `backward` looks at the past alone; the others are refused.
+    """
+    lattice.check(u)
+    if scheme not in ("central", "forward", "backward"):
+        raise ValueError(f"scheme {scheme!r} was given: choose central, forward or backward.")
+    if lattice.causal and scheme != "backward":
+        raise ValueError(
+            f"a {scheme} difference on a causal chain was asked for, but it reads the future: use backward."
+        )
+    inner = lattice.unfold(u)
+    found = []
+    for axis in range(-1 - lattice.dims, -1):
+        side = inner.shape[axis]
+        padded = _padded(inner, axis, lattice.boundary, 1)
+        low, high = padded.narrow(axis, 0, side), padded.narrow(axis, 2, side)
+        slope = {"central": (high - low) / 2, "forward": high - inner, "backward": inner - low}[scheme]
+        found.append(lattice.fold(_pinned(slope, lattice)))
+    return torch.stack(found)
+
+
+def advection(u: Tensor, velocity: Tensor, lattice: Lattice, scheme: str = "upwind") -> Tensor:
+    """`v . grad u` of a state (..., tokens, width); `velocity` is (dims, width) or broadcasts to it.
+
+    In `du/dt = v . grad u`, v = -1 carries content forward by one token per unit of depth-time.
+    `upwind` reads the side that content comes from (first order, monotone for `sum |v| dt <= 1`, with
+    numerical diffusivity |v| / 2); `central` is second order and needs diffusion beside it. On a
+    causal chain only upwind with v <= 0 is allowed.
+    """
+    velocity = torch.as_tensor(velocity, dtype=u.dtype, device=u.device)
+    velocity = velocity.expand(lattice.dims, u.shape[-1]) if velocity.ndim < 2 else velocity
+    if scheme == "central":
+        slopes = gradient(u, lattice, "central")
+        return torch.einsum("d...w,dw->...w", slopes, velocity)
+    if scheme != "upwind":
+        raise ValueError(f"scheme {scheme!r} was given: choose upwind or central.")
+    if lattice.causal:
+        fastest = float(velocity.detach().max())
+        if fastest > 0:
+            raise ValueError(
+                f"a velocity of {fastest:.3g} on a causal chain was given, but content can only move forward: v <= 0."
+            )
+        return torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward"), velocity)
+    ahead = torch.einsum("d...w,dw->...w", gradient(u, lattice, "forward"), velocity.clamp_min(0))
+    return ahead + torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward"), velocity.clamp_max(0))
+
+
+def causal_smoothing(u: Tensor, lattice: Lattice, weights: Tensor) -> Tensor:
+    """`K u - u` for a causal kernel on a chain: `(K u)_i = sum_k weights[k] u_{i-k}`, weights summing to 1.
+
+    Before the first token the first one is repeated. It smooths, and it drifts: see `kernel_cumulants`.
+    """
+    lattice.check(u)
+    weights = torch.as_tensor(weights, dtype=u.dtype, device=u.device)
+    if weights.ndim != 1 or float((weights.sum() - 1).abs()) > 1e-5 or float(weights.min()) < 0:
+        raise ValueError(f"kernel weights {weights.tolist()} were given: non-negative ones that sum to 1 are wanted.")
+    inner = lattice.unfold(u)
+    first = inner.narrow(-2, 0, 1)
+    smooth = torch.zeros_like(inner)
+    for lag, weight in enumerate(weights):
+        shifted = torch.cat([first.expand(*first.shape[:-2], lag, -1), inner], -2).narrow(-2, 0, inner.shape[-2])
+        smooth = smooth + weight * shifted
+    return lattice.fold(smooth - inner)
+
+
+def kernel_cumulants(weights: Tensor) -> tuple[float, float]:
+    """Return drift (negative: content moves forward) and diffusivity of a causal kernel's lags.
+
+    >>> kernel_cumulants(torch.tensor([0.5, 0.5]))
+    (-0.5, 0.125)
+    """
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    lags = torch.arange(len(weights), dtype=torch.float64)
+    mean = (weights * lags).sum()
+    return -float(mean), float((weights * (lags - mean) ** 2).sum() / 2)
+
+
+@lru_cache(maxsize=16)
+def eigensystem(lattice: Lattice, order: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Return eigenvalues, eigenvectors and their inverse of the Laplacian's matrix, in float64.
+
+    Dense: O(places^3) once, O(places^2) an application. Real for every boundary here (the pinned
+    rows of `dirichlet` make the matrix non-symmetric, not its eigenvalues complex).
+    """
+    places = Lattice(lattice.shape, lattice.boundary)
+    matrix = laplacian(torch.eye(places.places, dtype=torch.float64), places, order)
+    if lattice.boundary != "dirichlet":
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors, vectors.T
+    # Pinned rows are zero: eigenvalue 0 with the discrete harmonic extension of each pinned value.
+    pinned = matrix.abs().sum(1) == 0
+    free = torch.nonzero(~pinned).flatten()
+    fixed = torch.nonzero(pinned).flatten()
+    inside = matrix[free][:, free]
+    inner_values, modes = torch.linalg.eigh(inside)
+    harmonic = torch.linalg.solve(inside, matrix[free][:, fixed])
+    values = torch.zeros(len(matrix), dtype=torch.float64)
+    vectors, inverse = torch.eye(len(matrix), dtype=torch.float64), torch.eye(len(matrix), dtype=torch.float64)
+    values[free] = inner_values
+    vectors[free[:, None], fixed] = -harmonic
+    vectors[free[:, None], free] = modes
+    inverse[free[:, None], fixed] = modes.T @ harmonic
+    inverse[free[:, None], free] = modes.T
+    return values, vectors, inverse
+
+
+def _padded(inner: Tensor, axis: int, boundary: str, reach: int) -> Tensor:
+    """Extend one axis by `reach` at both ends as the boundary has it."""
+    side = inner.shape[axis]
+
+    def take(places):
+        return inner.index_select(inner.ndim + axis, torch.tensor(places, device=inner.device))
+
+    if boundary == "periodic":
+        before, after = take([side - reach + k for k in range(reach)]), take(list(range(reach)))
+    elif boundary == "neumann":
+        before, after = take(list(range(reach - 1, -1, -1))), take([side - 1 - k for k in range(reach)])
+    else:
+        # Odd about the pinned value: where it stays put, the second derivative vanishes there.
+        before = 2 * take([0]) - take(list(range(reach, 0, -1)))
+        after = 2 * take([side - 1]) - take([side - 2 - k for k in range(reach)])
+    return torch.cat([before, inner, after], axis)
+
+
+def _pinned(change: Tensor, lattice: Lattice) -> Tensor:
+    """Set the change of pinned tokens to zero."""
+    if lattice.boundary != "dirichlet":
+        return change
+    free = torch.ones(lattice.shape, dtype=change.dtype, device=change.device)
+    for axis, side in enumerate(lattice.shape):
+        free.index_fill_(axis, torch.tensor([0, side - 1], device=change.device), 0)
+    return change * free[..., None]
+
+
+def _masked_laplacian(u: Tensor, lattice: Lattice, order: int, mask: Tensor) -> Tensor:
+    if order != 2 or lattice.boundary != "neumann":
+        raise ValueError(
+            f"a mask with order {order} and boundary {lattice.boundary!r} was given: padding needs order 2, 'neumann'."
+        )
+    inner = lattice.unfold(u)
+    real = lattice.unfold(mask[..., None].to(u.dtype).expand(*u.shape[:-1], 1))
+    total = torch.zeros_like(inner)
+    for axis in range(-1 - lattice.dims, -1):
+        side = inner.shape[axis]
+        flux = inner.diff(dim=axis) * real.narrow(axis, 1, side - 1) * real.narrow(axis, 0, side - 1)
+        nothing = torch.zeros_like(inner.narrow(axis, 0, 1))
+        total = total + torch.cat([flux, nothing], axis) - torch.cat([nothing, flux], axis)
+    return lattice.fold(total)

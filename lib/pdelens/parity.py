@@ -1,0 +1,89 @@
+"""Writes a trained Transformer's weights into the master equation: the exact parity case."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .lattice import Grid, Lattice
+from .pde import PostNorm, TransformerPDE
+from .terms import Reaction, SelfAttention
+
+
+def from_small_transformer(cls: type[TransformerPDE], model: Any, lattice: Lattice | None) -> TransformerPDE:
+    """Return the equation of a small pre-norm teacher (`pdelens.models.Transformer`)."""
+    about = model.configuration
+    if lattice is None and not about.vocabulary:
+        lattice = Grid(about.side // about.patch, about.side // about.patch)
+    pde = _blank(cls, about.width, about.heads, about.layers, 4 * about.width, about.activation, lattice, "pre", 1e-5)
+    attention, reaction = pde.terms["attention"], pde.terms["reaction"]
+    assert isinstance(attention, SelfAttention) and isinstance(reaction, Reaction)
+    attention.causal = about.causal
+    with torch.no_grad():
+        for layer, block in enumerate(model.blocks):
+            norm, mlp = block.norm_attention, block.norm_mlp
+            attention.inputs.coefficients[layer] = _folded(block.attention.queries_keys_values, norm)
+            attention.output.coefficients[layer] = _folded(block.attention.project, None)
+            reaction.first.coefficients[layer] = _folded(block.mlp[0], mlp)
+            reaction.second.coefficients[layer] = _folded(block.mlp[2], None)
+    return pde
+
+
+def from_bert(cls: type[TransformerPDE], model: Any, lattice: Lattice | None) -> TransformerPDE:
+    """Return the equation of a post-norm encoder (Hugging Face's `BertModel`)."""
+    about = model.config
+    pde = _blank(
+        cls,
+        about.hidden_size,
+        about.num_attention_heads,
+        about.num_hidden_layers,
+        about.intermediate_size,
+        about.hidden_act,
+        lattice,
+        "post",
+        about.layer_norm_eps,
+    )
+    mixing, residual = pde.terms["attention"], pde.terms["reaction"]
+    assert isinstance(mixing, PostNorm) and isinstance(residual, PostNorm)
+    attention, reaction = mixing.inner, residual.inner
+    assert isinstance(attention, SelfAttention) and isinstance(reaction, Reaction)
+    entering = model.embeddings.LayerNorm
+    with torch.no_grad():
+        for layer, block in enumerate(model.encoder.layer):
+            parts = block.attention.self
+            stacked = torch.cat([_folded(part, None) for part in (parts.query, parts.key, parts.value)])
+            attention.inputs.coefficients[layer] = stacked
+            attention.output.coefficients[layer] = _folded(block.attention.output.dense, None)
+            reaction.first.coefficients[layer] = _folded(block.intermediate.dense, None)
+            reaction.second.coefficients[layer] = _folded(block.output.dense, None)
+            for term, norm in ((mixing, entering), (residual, block.attention.output.LayerNorm)):
+                term.gain.coefficients[layer] = norm.weight
+                term.bias.coefficients[layer] = norm.bias
+            entering = block.output.LayerNorm
+    pde.last_norm = (entering.weight.detach().clone(), entering.bias.detach().clone())
+    return pde
+
+
+def _blank(cls, width, heads, layers, hidden, activation, lattice, form, epsilon) -> TransformerPDE:
+    return cls(
+        width,
+        heads,
+        lattice,
+        depth=layers,
+        temporal_modes=layers,
+        basis="piecewise",
+        hidden=hidden,
+        activation=activation,
+        form=form,
+        diffusion=None,
+        epsilon=epsilon,
+    )
+
+
+def _folded(linear: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
+    """Return [W | b], with a preceding norm's gain and bias folded in: `W (g n + c) + b`."""
+    weight, bias = linear.weight, linear.bias
+    if norm is not None:
+        bias = bias + weight @ norm.bias
+        weight = weight * norm.weight
+    return torch.cat([weight, bias[:, None]], 1)

@@ -1,0 +1,285 @@
+"""The terms of the master equation, each usable alone: what moves a token, and what it costs a step.
+
+A term is a module with `forward(t, u, mask) -> du/dt`, for states (..., tokens, width); it knows its
+symbol and the largest step at which explicit Euler is proved stable for it (`step_bound`, infinite
+where nothing is proved or needed).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .lattice import Lattice, advection, eigensystem, laplacian
+from .temporal import Modes
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A proved bound on the step of explicit Euler: the largest step, and which statement says so."""
+
+    largest: float
+    name: str
+
+
+UNBOUNDED = Bound(math.inf, "no bound")
+
+
+class Term(nn.Module):
+    """One summand of the right-hand side."""
+
+    symbol = "f(u)"
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return this term's du/dt at depth-time t."""
+        raise NotImplementedError
+
+    def step_bound(self, t: float) -> Bound:
+        """Return the largest step at which explicit Euler is proved stable for this term."""
+        return UNBOUNDED
+
+    def exact_step(self, t: float, dt: float, u: Tensor, mask: Tensor | None, how: str) -> Tensor | None:
+        """Return the state after dt of this term alone by an implicit or exact formula, or None."""
+        return None
+
+
+class Diffusion(Term):
+    """`D Laplacian(u)` with a diffusivity per channel, non-negative by construction.
+
+    `softplus` keeps D positive; `initial` is its value at the start, in squared lattice units per
+    unit of depth-time. Explicit Euler is stable for `D dt <= 1 / (2 dims)` (order 2: with a maximum
+    principle) and `3 / (8 dims)` (order 4: in the 2-norm, without one).
+    """
+
+    symbol = "D Δu"
+
+    def __init__(
+        self, lattice: Lattice, width: int, initial: float = 0.05, order: int = 2, depth: float = 1.0, **temporal
+    ):
+        super().__init__()
+        if initial < 0:
+            raise ValueError(f"a diffusivity of {initial} was given: it must not be negative.")
+        self.lattice, self.order = lattice, order
+        self.raw = Modes(_inverse_softplus(torch.full((width,), float(initial))), depth, **temporal)
+
+    def diffusivity(self, t: float) -> Tensor:
+        """Return D(t) per channel, (width,)."""
+        return F.softplus(self.raw(t))
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `D(t) Laplacian(u)`."""
+        padding = None if mask is None or bool(mask.all()) else mask
+        return self.diffusivity(t).to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
+
+    def step_bound(self, t: float) -> Bound:
+        """Return `1 / (2 dims D)`, or `3 / (8 dims D)` at order 4."""
+        largest = float(self.diffusivity(t).detach().max())
+        factor = 0.5 if self.order == 2 else 0.375
+        name = f"explicit diffusion, order {self.order}: D dt <= {factor:g} / dims"
+        return Bound(factor / self.lattice.dims / max(largest, 1e-300), name)
+
+    def exact_step(self, t: float, dt: float, u: Tensor, mask: Tensor | None, how: str) -> Tensor | None:
+        """Diffuse for dt in the Laplacian's eigenbasis: exactly, or by the Crank-Nicolson formula."""
+        if how == "explicit":
+            return None
+        if mask is not None and not bool(mask.all()):
+            raise ValueError(
+                f"a {how} diffusion step with padding was asked for: it needs the whole lattice; use 'explicit'."
+            )
+        values, vectors, inverse = (part.to(u) for part in eigensystem(self.lattice, self.order))
+        rate = values[:, None] * self.diffusivity(t).to(u.dtype) * dt  # (places, width)
+        factor = rate.exp() if how == "spectral" else (1 + rate / 2) / (1 - rate / 2)
+        before = self.lattice.special[0]
+        inner = u[..., before : before + self.lattice.places, :]
+        moved = vectors @ (factor * (inverse @ inner)) - inner
+        return u + F.pad(moved, (0, 0, *self.lattice.special))
+
+
+class Advection(Term):
+    """`v . grad(u)` with a velocity per dimension and channel; upwind, or central."""
+
+    symbol = "v·∇u"
+
+    def __init__(
+        self, lattice: Lattice, width: int, initial: float = 0.0, scheme: str = "upwind", depth: float = 1.0, **temporal
+    ):
+        super().__init__()
+        self.lattice, self.scheme = lattice, scheme
+        self.velocity = Modes(torch.full((lattice.dims, width), float(initial)), depth, **temporal)
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `v(t) . grad(u)`."""
+        return advection(u, self.velocity(t).to(u.dtype), self.lattice, self.scheme)
+
+    def step_bound(self, t: float) -> Bound:
+        """Return `1 / sum |v|` for upwind; central differences alone have no stable step."""
+        speed = float(self.velocity(t).detach().abs().sum(0).max())
+        if speed == 0:
+            return UNBOUNDED
+        if self.scheme == "central":
+            return Bound(0.0, "central advection without diffusion: v^2 dt <= 2 D")
+        return Bound(1 / speed, "upwind advection: |v| dt <= 1")
+
+
+class NonLocal(Term):
+    """`(A(u) - I) u`, attention as a non-local operator (V = I), with one head over unit-norm logits.
+
+    `A = softmax(beta <u_i, u_j>)`, self included. Row-stochastic, so explicit Euler obeys a maximum
+    principle for `dt <= 1`.
+    """
+
+    symbol = "(A(u) − I) u"
+
+    def __init__(self, beta: float = 1.0):
+        super().__init__()
+        self.beta = beta
+
+    def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return A(u), (..., 1, tokens, tokens)."""
+        return _softmax(self.beta * u @ u.transpose(-2, -1), mask).unsqueeze(-3)
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `A(u) u - u`."""
+        return self.weights(t, u, mask).squeeze(-3) @ u - u
+
+    def step_bound(self, t: float) -> Bound:
+        """Return 1."""
+        return Bound(1.0, "row-stochastic relaxation (A - I): dt <= 1")
+
+
+class SelfAttention(Term):
+    """The residual-stream form: `W_o concat_h(A_h(n(u)) V_h n(u)) + b`, with queries, keys, values by one matrix.
+
+    `normalise` is n, what the term looks through. General values may grow in the exact flow: that is
+    the equation's own growth, so no step is refused for it.
+    """
+
+    symbol = "W A(u) V n(u)"
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        normalise: Callable[[Tensor], Tensor],
+        causal: bool = False,
+        depth: float = 1.0,
+        **temporal,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
+        self.heads, self.normalise, self.causal = heads, normalise, causal
+        inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, **temporal)  # (3 width, width + 1)
+        self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
+
+    def _heads(self, t: float, u: Tensor) -> list[Tensor]:
+        projected = _affine(self.normalise(u), self.inputs(t).to(u.dtype))  # (..., tokens, 3 width)
+        parts = projected.chunk(3, -1)
+        return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
+
+    def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return A_h(u), (..., heads, tokens, tokens)."""
+        query, key, _ = self._heads(t, u)
+        allowed = self._allowed(u, mask)
+        return _softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, allowed)
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what attention adds to the residual stream."""
+        query, key, value = self._heads(t, u)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(u, mask))
+        return _affine(mixed.transpose(-3, -2).flatten(-2), self.output(t).to(u.dtype))
+
+    def _allowed(self, u: Tensor, mask: Tensor | None) -> Tensor | None:
+        allowed = None if mask is None or bool(mask.all()) else mask[..., None, None, :]
+        if self.causal:
+            past = torch.ones(u.shape[-2], u.shape[-2], dtype=torch.bool, device=u.device).tril()
+            allowed = past if allowed is None else allowed & past
+        return allowed
+
+
+class Reaction(Term):
+    """The token-wise residual: `W_2 activation(W_1 n(u) + b_1) + b_2`."""
+
+    symbol = "R(n(u))"
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        normalise: Callable[[Tensor], Tensor],
+        activation: str = "gelu",
+        depth: float = 1.0,
+        **temporal,
+    ):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} was given: choose from {', '.join(ACTIVATIONS)}.")
+        self.normalise, self.activation = normalise, activation
+        first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.first = Modes(_stacked(first.weight, first.bias), depth, **temporal)
+        self.second = Modes(_stacked(second.weight, second.bias), depth, **temporal)
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the reaction of each token to itself."""
+        inner = ACTIVATIONS[self.activation](_affine(self.normalise(u), self.first(t).to(u.dtype)))
+        return _affine(inner, self.second(t).to(u.dtype))
+
+    def lipschitz(self, t: float) -> float:
+        """Return `|W_2| |W_1|` in the spectral norm: an estimate of the Lipschitz constant in n(u)."""
+        first, second = self.first(t).detach()[:, :-1], self.second(t).detach()[:, :-1]
+        return float(torch.linalg.matrix_norm(first, 2) * torch.linalg.matrix_norm(second, 2))
+
+
+def layer_normalise(u: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Layer normalisation without gain and bias: onto the mean-0 sphere of radius sqrt(width)."""
+    return F.layer_norm(u, u.shape[-1:], eps=epsilon)
+
+
+def rms_normalise(u: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """RMS normalisation without gain: onto the sphere of radius sqrt(width)."""
+    return u * (u.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+
+
+def dynamic_tanh(u: Tensor, scale: float = 0.5) -> Tensor:
+    """DyT (Zhu et al. 2025) without gain and bias: `tanh(scale u)`, no statistics over the token."""
+    return torch.tanh(scale * u)
+
+
+NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "layer": layer_normalise,
+    "rms": rms_normalise,
+    "dyt": dynamic_tanh,
+    "none": lambda u: u,
+}
+
+
+def _softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return torch.softmax(logits, -1)
+
+
+def _stacked(weight: Tensor, bias: Tensor) -> Tensor:
+    """Put matrix and bias side by side: one coefficient in depth-time, (out, in + 1)."""
+    return torch.cat([weight.detach(), bias.detach()[:, None]], 1)
+
+
+def _affine(x: Tensor, stacked: Tensor) -> Tensor:
+    return F.linear(x, stacked[:, :-1], stacked[:, -1])
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    """Return what softplus maps to value (values below 1e-12 count as that)."""
+    value = value.clamp_min(1e-12).double()
+    return (value + torch.log(-torch.expm1(-value))).float()
