@@ -61,7 +61,7 @@ adopt: environment
 	@$(PY) -m pdelens.training adopt --scale $(SCALE)
 
 bench: environment
-	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -p no:cacheprovider -q -s $(ARGS)
+	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -o pythonpath="book/tools tests/benchmarks" -p no:cacheprovider -q -s $(ARGS)
 
 lint: environment
 	@$(BIN)/ruff format --check .

@@ -75,7 +75,7 @@ def test_every_epoch_sees_every_example_once(job):
 
 
 def test_learning_rate_is_one_cycle(job):
-    rates = [training.learning_rate(job, step) for step in range(job.steps)]
+    rates = [training.one_cycle(job.peak_rate, step, job.steps) for step in range(job.steps)]
     assert max(rates) == pytest.approx(job.peak_rate) and rates[-1] < 0.02 * job.peak_rate
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)

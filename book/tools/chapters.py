@@ -185,7 +185,7 @@ def run(path: Path, scale: str, device: str) -> None:
     """Run one chapter; with default parameters, replace its notebook and records."""
     default = scale == "book" and device == "auto"
     parameters = {} if default else {"scale": scale, "device": device}
-    folder = root() / ("_build/chapters" if default else f"_build/runs/{scale}-{device}")
+    folder = root() / (f"_build/chapters-{os.getpid()}" if default else f"_build/runs/{scale}-{device}")
     notebook = execute(path, parameters, folder)
     if not default:
         print(f"{path.stem}: {folder / (path.stem + '.ipynb')}")
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
             continue
         print(f"{path.stem}: done in {time.perf_counter() - began:.0f} s")
-    shutil.rmtree(root() / "_build/chapters", ignore_errors=True)
+    shutil.rmtree(root() / f"_build/chapters-{os.getpid()}", ignore_errors=True)
     if failed:
         sys.exit(f"pdelens: {', '.join(failed)} failed.")
 

@@ -10,6 +10,7 @@ from ._torchvision import declare_missing_operators
 from .capture import CaptureError, capture, flow_of, substitute_attention
 from .claims import Claim, Evidence, Verdict, register, verdict
 from .compare import Report, compare, skill
+from .fit import Fit, FitError, fit
 from .flow import Flow
 from .integrate import DivergenceError, StepError, integrate
 from .lattice import Chain, Grid, gradient, laplacian
@@ -18,7 +19,25 @@ from .project import DataError
 from .records import RecordError, finish_chapter, quote, record, recorded, start_chapter
 
 # Loaded at first use: these bring plotting, data or models with them.
-_MODULES = ("agreement", "datasets", "figures", "intervals", "laws", "models", "nulls", "temporal", "terms", "training")
+_MODULES = (
+    "agreement",
+    "collapse",
+    "datasets",
+    "figures",
+    "intervals",
+    "laws",
+    "models",
+    "moments",
+    "nulls",
+    "spheres",
+    "splitting",
+    "stability",
+    "surrogates",
+    "temporal",
+    "terms",
+    "training",
+    "verification",
+)
 
 __all__ = [
     "PDE",
@@ -28,6 +47,8 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "Evidence",
+    "Fit",
+    "FitError",
     "Flow",
     "Grid",
     "RecordError",
@@ -38,6 +59,7 @@ __all__ = [
     "capture",
     "compare",
     "finish_chapter",
+    "fit",
     "flow_of",
     "gradient",
     "integrate",

@@ -385,7 +385,8 @@ def attention_weights(
         logits = logits.masked_fill(~mask, float("-inf"))
     elif mask is not None:
         logits = logits + mask
-    return torch.softmax(logits.float(), dim=-1).nan_to_num(0.0).to(query.dtype)
+    exact = torch.promote_types(logits.dtype, torch.float32)  # half precision is too coarse to normalise in
+    return torch.softmax(logits.to(exact), dim=-1).nan_to_num(0.0).to(query.dtype)
 
 
 def _repeat(heads: Tensor, wanted: int) -> Tensor:

@@ -112,6 +112,30 @@ def attention_map(axes: Axes, weights, title: str) -> None:
     axes.grid(False)
 
 
+def drift_field(axes: Axes, drift, spread, title: str, largest: float = 4.0):
+    """Draw a head's drift (places, 2), in rows and columns of a grid, over its spread (rows, columns)."""
+    rows, columns = np.asarray(spread).shape
+    image = axes.imshow(np.asarray(spread), cmap="mako_r", vmin=0, vmax=largest)
+    down, right = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    moved = np.asarray(drift).reshape(rows, columns, 2)
+    arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012, "color": BAR_COLOUR}
+    axes.quiver(right, down, moved[..., 1], moved[..., 0], **arrows)
+    axes.set_title(title, fontsize=8.5)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    return image
+
+
+def strips(axes: Axes, samples: dict[str, np.ndarray]) -> None:
+    """Draw each sample as a column of dots with its median as a bar."""
+    random = np.random.default_rng(0)
+    for place, values in enumerate(samples.values()):
+        axes.scatter(place + random.uniform(-0.18, 0.18, len(values)), values, s=9, alpha=0.65, color=f"C{place}")
+        axes.hlines(np.median(values), place - 0.32, place + 0.32, color=f"C{place}", linewidth=2.2)
+    axes.set_xticks(range(len(samples)), list(samples), fontsize=8)
+    axes.grid(axis="x", visible=False)
+
+
 def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a numbered, captioned table; the cell needs `mystnb: {markdown_format: myst}`.
 

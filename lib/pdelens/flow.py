@@ -188,10 +188,10 @@ class Flow:
         assert self.mask is not None
         for name, series in (("states", self.states), ("attention", self.attention)):
             for layer, value in enumerate(series):
-                if not bool(torch.isfinite(value).all()):
+                if not bool(torch.isfinite(value.detach()).all()):
                     raise ValueError(f"{name}[{layer}] holds values that are not finite: look at the layer before it.")
         for layer, value in enumerate(self.attention):
-            rows = value.sum(-1).transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
+            rows = value.detach().sum(-1).transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
             slack = 1e-2 if value.dtype in (torch.bfloat16, torch.float16) else 1e-4
             if rows.numel() and float((rows - 1).abs().max()) > slack:
                 raise ValueError(

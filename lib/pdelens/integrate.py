@@ -5,26 +5,23 @@ side; `lie` and `strang` step term by term (Lie-Trotter and Strang splitting), w
 Transformer's layers do; `dopri5` chooses its own steps (torchdiffeq).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .flow import Flow
 from .pde import PDE
-from .terms import UNBOUNDED, Advection, Bound, Diffusion, NonLocal, Reaction, Term
+from .stability import SPLITTINGS, StepError, reaction_notes, refuse_unstable, segments, step_bound
+from .terms import Term
 
 ORDERS = {"euler": 1, "heun": 2, "rk4": 4, "lie": 1, "strang": 2}
-SPLITTINGS = ("lie", "strang")
+__all__ = ["DIFFUSION_STEPS", "ORDERS", "DivergenceError", "StepError", "Steps", "integrate", "solve", "step_bound"]
+
 DIFFUSION_STEPS = ("explicit", "crank-nicolson", "spectral")
-# The real stability interval of RK4 is 2.785 long, that of Euler and Heun 2.
-_REACH = {"rk4": 2.785 / 2}
-
-
-class StepError(ValueError):
-    """A step beyond a proved bound was asked for; the message names bound and largest step."""
 
 
 class DivergenceError(RuntimeError):
@@ -61,27 +58,19 @@ def integrate(
     Flow(2 layers, 3 examples, 8 tokens, width 4)
     """
     times = _checked(pde, u0, depths, method, substeps, diffusion_step)
-    notes = _notes(pde, times, substeps) if method != "dopri5" else ()
+    if mask is not None:
+        if mask.shape != u0.shape[:-1]:
+            raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u0.shape[:-1])} is wanted.")
+        mask = mask.bool()
+    notes = reaction_notes(pde, times, substeps) if method != "dopri5" else ()
     if check_steps and method != "dopri5":
-        _refuse_unstable(pde, times, method, substeps, diffusion_step)
-    state = pde.encode(u0)
-    states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
-    for start, end in itertools.pairwise(times):
-        before = state
-        for a, b in _segments(pde, start, end):
-            if method == "dopri5":
-                state = _adaptive(pde, state, a, b, mask, rtol, atol)
-            else:
-                state = _fixed(pde, state, a, b, method, substeps, mask, diffusion_step)
-        if not bool(torch.isfinite(state.detach()).all()):
-            raise DivergenceError(_blame(pde, before, start, end, method, substeps, mask, diffusion_step))
-        states.append(pde.decode(end, state))
-        maps.append(pde.attention(end, state, mask))
-    attention = [m for m in maps[:-1] if m is not None]
+        refuse_unstable(pde, times, method, substeps, diffusion_step)
+    how = Steps(method, substeps, diffusion_step, rtol, atol)
+    states, maps = solve(pde, u0, times, how, mask)
     causal = pde.lattice is not None and pde.lattice.causal
     return Flow(
         states=tuple(states),
-        attention=tuple(attention),
+        attention=tuple(maps),
         mask=mask,
         causal=causal,
         depths=torch.tensor(times),
@@ -90,40 +79,39 @@ def integrate(
     )
 
 
-def step_bound(pde: PDE, t: float, method: str = "lie", diffusion_step: str = "explicit") -> Bound:
-    """Return the largest step proved stable for a method at depth-time t, with the statement's name.
+@dataclass(frozen=True)
+class Steps:
+    """How an interval of depth-time is stepped."""
 
-    Splittings step each term alone, so the smallest bound decides. Whole-right-hand-side methods step
-    the sum: terms with a maximum principle combine as `dt (2 dims D + |v| + 1) <= 1`; central
-    advection with Euler needs `v^2 dt <= 2 D`.
+    method: str = "lie"
+    substeps: int = 1
+    diffusion_step: str = "explicit"
+    rtol: float = 1e-6
+    atol: float = 1e-8
+
+
+def solve(
+    pde: PDE, u0: Tensor, times: Sequence[float], how: Steps, mask: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the hidden states at `times` and the attention at all but the last: `integrate` without its checks.
+
+    For loops that have checked their input once (calibration). Raises `DivergenceError`.
     """
-    bounds: list[Bound] = []
-    terms = pde.active()
-    diffusivity = min(
-        (float(x.diffusivity(t).detach().min()) for x in terms.values() if isinstance(x, Diffusion)), default=0.0
-    )
-    monotone = 0.0
-    for name, term in terms.items():
-        bound = term.step_bound(t)
-        if isinstance(term, Diffusion) and method in SPLITTINGS and diffusion_step != "explicit":
-            continue
-        if isinstance(term, Advection) and term.scheme == "central" and math.isfinite(bound.largest):
-            speed = float(term.velocity(t).detach().abs().sum(0).max())
-            if method == "euler":
-                bound = Bound(2 * diffusivity / speed**2, "central advection with Euler: v^2 dt <= 2 D")
-            elif method == "rk4":
-                bound = Bound(2.828 / speed, "central advection with RK4: |v| dt <= 2.83")
-        elif method == "strang" and name != list(terms)[-1]:
-            bound = Bound(2 * bound.largest, bound.name + ", half steps")
-        elif isinstance(term, Diffusion):
-            bound = Bound(bound.largest * _REACH.get(method, 1.0), bound.name)
-        bounds.append(bound)
-        principle = isinstance(term, NonLocal | Diffusion | Advection) and getattr(term, "order", 2) == 2
-        if principle and getattr(term, "scheme", "upwind") == "upwind":
-            monotone += 1 / term.step_bound(t).largest
-    if method in ("euler", "heun") and monotone and len(bounds) > 1:
-        bounds.append(Bound(1 / monotone, "maximum principle of the sum: dt (2 dims D + |v| + 1) <= 1"))
-    return min(bounds, key=lambda bound: bound.largest, default=UNBOUNDED)
+    state = pde.encode(u0)
+    states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
+    for start, end in pairwise(times):
+        before = state
+        for a, b in segments(pde, start, end):
+            if how.method == "dopri5":
+                state = _adaptive(pde, state, a, b, mask, how.rtol, how.atol)
+            else:
+                state = _fixed(pde, state, a, b, how, mask)
+        if not bool(torch.isfinite(state.detach()).all()):
+            raise DivergenceError(_blame(pde, before, start, end, how, mask))
+        states.append(pde.decode(end, state))
+        if end != times[-1]:
+            maps.append(pde.attention(end, state, mask))
+    return states, [m for m in maps if m is not None]
 
 
 def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
@@ -144,32 +132,25 @@ def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
     if not bool(torch.isfinite(u0.detach()).all()):
         raise ValueError("the initial state holds NaN or infinity: look at what made it.")
     times = list(range(int(pde.depth) + 1)) if depths is None else [float(t) for t in depths]
-    if len(times) < 2 or any(b <= a for a, b in itertools.pairwise(times)):
+    if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
         raise ValueError(f"depths {times} were given: at least two, increasing, are wanted.")
     return [float(t) for t in times]
 
 
-def _segments(pde: PDE, start: float, end: float) -> list[tuple[float, float]]:
-    """Cut an interval where coefficients jump, so that every step sees smooth ones."""
-    inside = [t for t in pde.breakpoints() if start + 1e-9 < t < end - 1e-9]
-    places = [start, *inside, end]
-    return list(itertools.pairwise(places))
-
-
-def _clip(a: float, b: float) -> Callable[[float], float]:
-    """Keep evaluation times inside [a, b), so that no step's end reads the next piece's coefficients."""
-    last = b - 1e-7 * (b - a)
+def _clip(pde: PDE, a: float, b: float) -> Callable[[float], float]:
+    """Keep evaluation times inside [a, b) where coefficients jump at b: no step's end reads the next piece's."""
+    last = b - 1e-7 * (b - a) if any(abs(b - t) < 1e-9 for t in pde.breakpoints()) else b
     return lambda t: min(t, last)
 
 
-def _fixed(pde, state, a, b, method, substeps, mask, diffusion_step, watch=None) -> Tensor:
-    at, dt = _clip(a, b), (b - a) / substeps
-    for number in range(substeps):
+def _fixed(pde: PDE, state: Tensor, a: float, b: float, how: Steps, mask, watch=None) -> Tensor:
+    at, dt = _clip(pde, a, b), (b - a) / how.substeps
+    for number in range(how.substeps):
         t = a + number * dt
-        if method in SPLITTINGS:
-            state = _split_step(pde, at, t, dt, state, method, mask, diffusion_step, watch)
+        if how.method in SPLITTINGS:
+            state = _split_step(pde, at, t, dt, state, how, mask, watch)
         else:
-            state = _whole_step(pde, at, t, dt, state, method, mask)
+            state = _whole_step(pde, at, t, dt, state, how.method, mask)
             if watch is not None:
                 watch(t + dt, "", state)
     return state
@@ -193,29 +174,29 @@ def _whole_step(pde: PDE, at, t: float, dt: float, u: Tensor, method: str, mask)
     return _retracted(pde, u + dt * change)
 
 
-def _split_step(pde: PDE, at, t, dt, u, method, mask, diffusion_step, watch) -> Tensor:
+def _split_step(pde: PDE, at, t, dt, u, how: Steps, mask, watch) -> Tensor:
     terms = list(pde.active().items())
-    if method == "lie":
+    if how.method == "lie":
         plan = [(name, term, t, dt) for name, term in terms]
     else:
         first = [(name, term, t, dt / 2) for name, term in terms[:-1]]
         second = [(name, term, t + dt / 2, dt / 2) for name, term in reversed(terms[:-1])]
         plan = [*first, (*terms[-1], t, dt), *second]
     for name, term, begin, length in plan:
-        u = _term_step(pde, term, at, begin, length, u, method, mask, diffusion_step)
+        u = _term_step(pde, term, at, begin, length, u, how, mask)
         if watch is not None:
             watch(begin + length, name, u)
     return u
 
 
-def _term_step(pde: PDE, term: Term, at, t, dt, u, method, mask, diffusion_step) -> Tensor:
+def _term_step(pde: PDE, term: Term, at, t, dt, u, how: Steps, mask) -> Tensor:
     """Step one term alone: Euler inside Lie, Heun inside Strang (which needs second order), or exactly."""
-    middle = at(t + dt / 2) if method == "strang" else at(t)
-    exact = term.exact_step(middle, dt, u, mask, diffusion_step)
+    middle = at(t + dt / 2) if how.method == "strang" else at(t)
+    exact = term.exact_step(middle, dt, u, mask, how.diffusion_step)
     if exact is not None:
         return exact
     first = term(at(t), u, mask)
-    if method == "lie":
+    if how.method == "lie":
         return _retracted(pde, u + dt * first)
     if pde.constraint is None:
         return u + dt / 2 * (first + term(at(t + dt), u + dt * first, mask))
@@ -232,10 +213,12 @@ def _retracted(pde: PDE, u: Tensor) -> Tensor:
 def _adaptive(pde: PDE, state: Tensor, a: float, b: float, mask, rtol: float, atol: float) -> Tensor:
     from torchdiffeq import odeint
 
-    at = _clip(a, b)
+    at = _clip(pde, a, b)
     times = torch.tensor([a, b], dtype=torch.float64, device=state.device)
     try:
-        found = odeint(lambda t, u: pde.rhs(at(float(t)), u, mask), state, times, rtol=rtol, atol=atol, method="dopri5")
+        found = odeint(
+            lambda t, u: pde.rhs(at(float(t.detach())), u, mask), state, times, rtol=rtol, atol=atol, method="dopri5"
+        )
     except AssertionError as error:
         raise DivergenceError(
             f"dopri5 found no step between t = {a:g} and {b:g} ({error}): the equation is too stiff for rtol {rtol:g}."
@@ -243,42 +226,9 @@ def _adaptive(pde: PDE, state: Tensor, a: float, b: float, mask, rtol: float, at
     return _retracted(pde, found[-1])  # type: ignore[index]
 
 
-def _refuse_unstable(pde: PDE, times, method, substeps, diffusion_step) -> None:
-    for start, end in itertools.pairwise(times):
-        for a, b in _segments(pde, start, end):
-            dt, bound = (b - a) / substeps, step_bound(pde, a, method, diffusion_step)
-            if dt > bound.largest * (1 + 1e-9):
-                cure = (
-                    f"use at least {math.ceil((b - a) / bound.largest)} substeps"
-                    if bound.largest > 0
-                    else "use scheme='upwind', or add diffusion and step the whole right-hand side"
-                )
-                if "diffusion" in bound.name and method in SPLITTINGS:
-                    cure += " or diffusion_step='spectral'"
-                raise StepError(
-                    f"a step of {dt:.4g} at t = {a:g} was asked for, but {bound.name} allows at most "
-                    f"{bound.largest:.4g}: {cure}."
-                )
-
-
-def _notes(pde: PDE, times, substeps: int) -> tuple[str, ...]:
-    found = []
-    for name, term in pde.active().items():
-        reaction = getattr(term, "inner", term)
-        if isinstance(reaction, Reaction):
-            dt = max(b - a for a, b in itertools.pairwise(times)) / substeps
-            estimate = max(reaction.lipschitz(t) for t in times[:-1])
-            if dt * estimate > 1:
-                found.append(
-                    f"{name}: step {dt:.3g} times the Lipschitz estimate {estimate:.3g} is {dt * estimate:.3g} > 1, so "
-                    "one step may not resolve it (no bound is broken: refine and compare)."
-                )
-    return tuple(found)
-
-
-def _blame(pde, before, start, end, method, substeps, mask, diffusion_step) -> str:
+def _blame(pde: PDE, before: Tensor, start: float, end: float, how: Steps, mask) -> str:
     """Replay an interval and name the first depth-time and term whose state is not finite."""
-    if method == "dopri5":
+    if how.method == "dopri5":
         return f"the state is not finite between t = {start:g} and {end:g} (dopri5)."
     culprit: list[tuple[float, str]] = []
 
@@ -288,9 +238,9 @@ def _blame(pde, before, start, end, method, substeps, mask, diffusion_step) -> s
 
     with torch.no_grad():
         state = before.detach()
-        for a, b in _segments(pde, start, end):
+        for a, b in segments(pde, start, end):
             last = state
-            state = _fixed(pde, state, a, b, method, substeps, mask, diffusion_step, watch)
+            state = _fixed(pde, state, a, b, how, mask, watch)
             if culprit:
                 break
         t, name = culprit[0] if culprit else (end, "")
@@ -298,6 +248,6 @@ def _blame(pde, before, start, end, method, substeps, mask, diffusion_step) -> s
             sizes = {n: float(term(start, last, mask).abs().max()) for n, term in pde.active().items()}
             name = max(sizes, key=lambda n: sizes[n] if math.isfinite(sizes[n]) else math.inf)
     return (
-        f"the state is not finite at t = {t:g}, in the term {name!r} (method {method}, {substeps} substeps): refine "
-        "the steps, or look at that term's coefficients."
+        f"the state is not finite at t = {t:g}, in the term {name!r} (method {how.method}, {how.substeps} substeps): "
+        "refine the steps, or look at that term's coefficients."
     )

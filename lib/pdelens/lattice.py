@@ -114,11 +114,7 @@ def laplacian(u: Tensor, lattice: Lattice, order: int = 2, mask: Tensor | None =
     [0.0, 2.0, 2.0, 0.0]
     """
     lattice.check(u)
-    if lattice.causal:
-        raise ValueError(
-            "a Laplacian on a causal chain was asked for, but causal weights without drift are the identity and a "
-            "one-sided second difference is ill-posed: use upwind advection or `causal_smoothing`, which drift."
-        )
+    _refuse_causal(lattice)
     if order not in (2, 4):
         raise ValueError(f"order {order} was given: choose 2 or 4.")
     if order == 4 and min(lattice.shape) < 5:
@@ -140,11 +136,12 @@ def laplacian(u: Tensor, lattice: Lattice, order: int = 2, mask: Tensor | None =
     return lattice.fold(_pinned(total, lattice))
 
 
-def gradient(u: Tensor, lattice: Lattice, scheme: str = "central") -> Tensor:
+def gradient(u: Tensor, lattice: Lattice, scheme: str = "central", mask: Tensor | None = None) -> Tensor:
     """Gradient of a state (..., tokens, width), with a leading axis of dimensions: (dims, ..., tokens, width).
 
     `scheme`: `central` (second order), `forward` (u[i+1] - u[i]) or `backward` (u[i] - u[i-1]). On a
-    causal chain only `backward` looks at the past alone; the others are refused.
+    causal chain only `backward` looks at the past alone; the others are refused. `mask` (..., tokens)
+    is True at real tokens: padding is not read and does not change (`neumann` only).
     """
     lattice.check(u)
     if scheme not in ("central", "forward", "backward"):
@@ -153,29 +150,38 @@ def gradient(u: Tensor, lattice: Lattice, scheme: str = "central") -> Tensor:
         raise ValueError(
             f"a {scheme} difference on a causal chain was asked for, but it reads the future: use backward."
         )
+    if mask is not None and lattice.boundary != "neumann":
+        raise ValueError(f"a mask with boundary {lattice.boundary!r} was given: padding needs 'neumann'.")
     inner = lattice.unfold(u)
+    real = None if mask is None else lattice.unfold(mask[..., None].bool().expand(*u.shape[:-1], 1))
     found = []
     for axis in range(-1 - lattice.dims, -1):
         side = inner.shape[axis]
         padded = _padded(inner, axis, lattice.boundary, 1)
         low, high = padded.narrow(axis, 0, side), padded.narrow(axis, 2, side)
+        if real is not None:
+            around = _padded(real, axis, "neumann", 1)
+            low = torch.where(around.narrow(axis, 0, side) & real, low, inner)
+            high = torch.where(around.narrow(axis, 2, side) & real, high, inner)
         slope = {"central": (high - low) / 2, "forward": high - inner, "backward": inner - low}[scheme]
         found.append(lattice.fold(_pinned(slope, lattice)))
     return torch.stack(found)
 
 
-def advection(u: Tensor, velocity: Tensor, lattice: Lattice, scheme: str = "upwind") -> Tensor:
+def advection(
+    u: Tensor, velocity: Tensor, lattice: Lattice, scheme: str = "upwind", mask: Tensor | None = None
+) -> Tensor:
     """`v . grad u` of a state (..., tokens, width); `velocity` is (dims, width) or broadcasts to it.
 
     In `du/dt = v . grad u`, v = -1 carries content forward by one token per unit of depth-time.
     `upwind` reads the side that content comes from (first order, monotone for `sum |v| dt <= 1`, with
     numerical diffusivity |v| / 2); `central` is second order and needs diffusion beside it. On a
-    causal chain only upwind with v <= 0 is allowed.
+    causal chain only upwind with v <= 0 is allowed. `mask` as in `gradient`.
     """
     velocity = torch.as_tensor(velocity, dtype=u.dtype, device=u.device)
     velocity = velocity.expand(lattice.dims, u.shape[-1]) if velocity.ndim < 2 else velocity
     if scheme == "central":
-        slopes = gradient(u, lattice, "central")
+        slopes = gradient(u, lattice, "central", mask)
         return torch.einsum("d...w,dw->...w", slopes, velocity)
     if scheme != "upwind":
         raise ValueError(f"scheme {scheme!r} was given: choose upwind or central.")
@@ -185,9 +191,9 @@ def advection(u: Tensor, velocity: Tensor, lattice: Lattice, scheme: str = "upwi
             raise ValueError(
                 f"a velocity of {fastest:.3g} on a causal chain was given, but content can only move forward: v <= 0."
             )
-        return torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward"), velocity)
-    ahead = torch.einsum("d...w,dw->...w", gradient(u, lattice, "forward"), velocity.clamp_min(0))
-    return ahead + torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward"), velocity.clamp_max(0))
+        return torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward", mask), velocity)
+    ahead = torch.einsum("d...w,dw->...w", gradient(u, lattice, "forward", mask), velocity.clamp_min(0))
+    return ahead + torch.einsum("d...w,dw->...w", gradient(u, lattice, "backward", mask), velocity.clamp_max(0))
 
 
 def causal_smoothing(u: Tensor, lattice: Lattice, weights: Tensor) -> Tensor:
@@ -227,6 +233,7 @@ def eigensystem(lattice: Lattice, order: int = 2) -> tuple[Tensor, Tensor, Tenso
     Dense: O(places^3) once, O(places^2) an application. Real for every boundary here (the pinned
     rows of `dirichlet` make the matrix non-symmetric, not its eigenvalues complex).
     """
+    _refuse_causal(lattice)
     places = Lattice(lattice.shape, lattice.boundary)
     matrix = laplacian(torch.eye(places.places, dtype=torch.float64), places, order)
     if lattice.boundary != "dirichlet":
@@ -247,6 +254,14 @@ def eigensystem(lattice: Lattice, order: int = 2) -> tuple[Tensor, Tensor, Tenso
     inverse[free[:, None], fixed] = modes.T @ harmonic
     inverse[free[:, None], free] = modes.T
     return values, vectors, inverse
+
+
+def _refuse_causal(lattice: Lattice) -> None:
+    if lattice.causal:
+        raise ValueError(
+            "a Laplacian on a causal chain was asked for, but causal weights without drift are the identity and a "
+            "one-sided second difference is ill-posed: use upwind advection or `causal_smoothing`, which drift."
+        )
 
 
 def _padded(inner: Tensor, axis: int, boundary: str, reach: int) -> Tensor:

@@ -16,6 +16,7 @@ def from_small_transformer(cls: type[TransformerPDE], model: Any, lattice: Latti
     if lattice is None and not about.vocabulary:
         lattice = Grid(about.side // about.patch, about.side // about.patch)
     pde = _blank(cls, about.width, about.heads, about.layers, 4 * about.width, about.activation, lattice, "pre", 1e-5)
+    pde.to(next(model.parameters()))
     attention, reaction = pde.terms["attention"], pde.terms["reaction"]
     assert isinstance(attention, SelfAttention) and isinstance(reaction, Reaction)
     attention.causal = about.causal
@@ -43,6 +44,7 @@ def from_bert(cls: type[TransformerPDE], model: Any, lattice: Lattice | None) ->
         "post",
         about.layer_norm_eps,
     )
+    pde.to(next(model.parameters()))
     mixing, residual = pde.terms["attention"], pde.terms["reaction"]
     assert isinstance(mixing, PostNorm) and isinstance(residual, PostNorm)
     attention, reaction = mixing.inner, residual.inner

@@ -44,7 +44,8 @@ class PostNorm(Term):
         self.inner = inner
         self.gain = Modes(torch.ones(width), depth, **temporal)
         self.bias = Modes(torch.zeros(width), depth, **temporal)
-        self.symbol = f"(g−1)z + b + {inner.symbol.replace('n(u)', 'u').replace('u', '(gz+b)')}"
+        seen = inner.symbol.replace("A(u)", "A(gz+b)").replace("R(n(u))", "R(gz+b)").replace("n(u)", "(gz+b)")
+        self.symbol = f"(g−1)z + b + {seen}"
 
     def state(self, t: float, z: Tensor) -> Tensor:
         """Return the hidden state `g z + b` that the inner term sees."""
@@ -106,7 +107,7 @@ class PDE(nn.Module):
     def attention(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Return the attention at a state, (batch, heads, tokens, tokens), or None without an attention term."""
         for term in self.active().values():
-            if hasattr(term, "weights"):
+            if hasattr(getattr(term, "inner", term), "weights"):
                 return term.weights(t, u, mask)  # type: ignore[operator]
         return None
 

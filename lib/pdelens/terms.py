@@ -119,7 +119,8 @@ class Advection(Term):
 
     def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return `v(t) . grad(u)`."""
-        return advection(u, self.velocity(t).to(u.dtype), self.lattice, self.scheme)
+        padding = None if mask is None or bool(mask.all()) else mask
+        return advection(u, self.velocity(t).to(u.dtype), self.lattice, self.scheme, padding)
 
     def step_bound(self, t: float) -> Bound:
         """Return `1 / sum |v|` for upwind; central differences alone have no stable step."""
@@ -146,7 +147,8 @@ class NonLocal(Term):
 
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A(u), (..., 1, tokens, tokens)."""
-        return _softmax(self.beta * u @ u.transpose(-2, -1), mask).unsqueeze(-3)
+        allowed = None if mask is None else mask[..., None, :]
+        return _softmax(self.beta * u @ u.transpose(-2, -1), allowed).unsqueeze(-3)
 
     def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return `A(u) u - u`."""

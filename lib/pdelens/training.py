@@ -1,9 +1,7 @@
-"""Trains the teachers: one program, deterministic on one machine, resumable after a kill."""
+"""Trains the teachers and calibrates the surrogates: deterministic on one machine, resumable after a kill."""
 
 import argparse
 import hashlib
-import json
-import math
 import platform
 import sys
 import time
@@ -17,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from . import models
+from . import models, surrogates
 from .datasets import Pictures, fashion_mnist, write_subset
+from .optimisation import generator_for, one_cycle, restore, store
 from .project import DataError, root, sha256, write_checksums
 
 SCALES = {"smoke": 40, "book": 2800, "full": 9400}
@@ -53,28 +52,15 @@ def batches(job: Job, data: Pictures, start: int) -> Iterator[tuple[int, Tensor,
     padded = F.pad(data.images, (2, 2, 2, 2))
     for step in range(start, job.steps):
         epoch, place = divmod(step, per_epoch)
-        order = torch.randperm(len(data.images), generator=_generator(job.seed, epoch))
+        order = torch.randperm(len(data.images), generator=generator_for(job.seed, epoch))
         chosen = order[place * job.batch : (place + 1) * job.batch].to(data.images.device)
-        random = _generator(job.seed, 1_000_000 + step)
+        random = generator_for(job.seed, 1_000_000 + step)
         images = padded[chosen]
         mirrored = torch.rand(job.batch, generator=random).to(images.device) < 0.5
         images = torch.where(mirrored[:, None, None], images.flip(-1), images)
         down, right = torch.randint(0, 5, (2,), generator=random).tolist()
         side = data.images.shape[-1]
         yield step, images[:, down : down + side, right : right + side], data.labels[chosen]
-
-
-def _generator(seed: int, stream: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def learning_rate(job: Job, step: int) -> float:
-    """Return one cycle: a linear rise over the first tenth, then half a cosine to zero."""
-    rise = max(1, job.steps // 10)
-    if step < rise:
-        return job.peak_rate * (step + 1) / rise
-    return job.peak_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, job.steps - rise)))
 
 
 def train(job: Job, data: Pictures, folder: Path, device: str = "cpu", stop_after: int | None = None):
@@ -86,13 +72,14 @@ def train(job: Job, data: Pictures, folder: Path, device: str = "cpu", stop_afte
     model = models.Transformer(job.configuration, job.seed).to(device).train()
     optimizer = torch.optim.AdamW(_groups(model, job.weight_decay), lr=job.peak_rate, betas=(0.9, 0.98))
     checkpoint = folder / f"{job.name}.checkpoint.safetensors"
-    curve: list[list[float]] = []
-    start = _restore(checkpoint, job, model, optimizer, curve)
+    found = restore(checkpoint, asdict(job), model, optimizer)
+    about = found[0] if found else {"job": asdict(job), "step": 0, "curve": []}
+    curve, start = about["curve"], about["step"]
     bar = tqdm(total=job.steps, initial=start, desc=job.name, unit="step", file=sys.stderr)
     running = torch.zeros(2, device=device)
     for step, images, labels in batches(job, data, start):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(job, step)
+            group["lr"] = one_cycle(job.peak_rate, step, job.steps)
         logits = model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=0.05)
         if not torch.isfinite(loss):
@@ -112,7 +99,7 @@ def train(job: Job, data: Pictures, folder: Path, device: str = "cpu", stop_afte
             curve.append([done, *(running / window).tolist()])
             running.zero_()
             bar.set_postfix(loss=f"{curve[-1][1]:.3f}", accuracy=f"{curve[-1][2]:.3f}")
-            _store(checkpoint, job, done, model, optimizer, curve)
+            store(checkpoint, {"job": asdict(job), "step": done, "curve": curve}, model, optimizer)
         if stop_after is not None and done - start >= stop_after and done < job.steps:
             bar.close()
             return None, curve
@@ -129,50 +116,6 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-
-
-def _store(path: Path, job: Job, step: int, model, optimizer, curve) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    metadata = {"step": str(step), "job": json.dumps(asdict(job)), "curve": json.dumps(curve)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        draft,
-        metadata=metadata,
-    )
-    draft.replace(path)
-
-
-def _restore(path: Path, job: Job, model, optimizer, curve) -> int:
-    """Load the checkpoint into model, optimiser and curve; return the step to go on from."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return 0
-    try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata()
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    except (SafetensorError, OSError) as error:
-        print(f"{path} is torn ({error}): starting {job.name} afresh.", file=sys.stderr)
-        return 0
-    if json.loads(metadata["job"]) != asdict(job):
-        print(f"{path} is of another job: starting {job.name} afresh.", file=sys.stderr)
-        return 0
-    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, slot = name.split(".")
-            state.setdefault(int(number), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    curve.extend(json.loads(metadata["curve"]))
-    return int(metadata["step"])
 
 
 @torch.no_grad()
@@ -238,7 +181,8 @@ def adopt(scale: str) -> None:
     (data / "weights").mkdir(parents=True, exist_ok=True)
     adopted = {}
     for path in trained:
-        models.load(path)  # refuses a file that is not a teacher's
+        # Refuses a file that is neither a teacher's nor a surrogate's.
+        surrogates.load(path.stem, path) if path.stem.startswith("surrogate") else models.load(path)
         target = data / "weights" / path.name
         draft = target.with_suffix(".draft")
         draft.write_bytes(path.read_bytes())
@@ -267,6 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if given.action == "train":
             train_all(given.scale, device, given.seeds)
+            surrogates.calibrate_all(given.scale, device)
         else:
             adopt(given.scale)
     except (DataError, RuntimeError) as error:

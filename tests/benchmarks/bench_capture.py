@@ -1,29 +1,13 @@
 """What recording costs, as ratios in one run (`make bench`); nothing here passes or fails by the clock."""
 
-import statistics
 import subprocess
 import sys
-import time
 
 import torch
+from timing import report, seconds
 
 import pdelens
 from pdelens import models, nulls
-
-
-def seconds(function, runs=7):
-    """Median wall time of a call, after one that doesn't count."""
-    function()
-    taken = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
-def report(what, ours, theirs, against):
-    print(f"\n{what}: {ours / theirs:.2f} x {against} ({ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms)")
 
 
 @torch.no_grad()

@@ -1,0 +1,185 @@
+"""A head as a local operator: moments of its displacement, and how far the local expansion holds.
+
+`A u` at token i is the mean of `u` at displacement Delta under the row's weights. To second order it
+is `u + E[Delta] . grad u + E[Delta Delta^T] : grad grad u / 2`: the generator of drift
+`v = E[Delta]` and diffusivity `D = Cov[Delta] / 2` (the second cumulant; the raw second moment would
+count the drift twice). These are backward operators: they average values and conserve no mass.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .lattice import Lattice, gradient, laplacian
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments of attention (..., heads, tokens, keys) over displacement on the lattice, per query.
+
+    `drift` (..., heads, places, dims), `diffusivity` (..., heads, places, dims, dims), in lattice units
+    per layer, conditional on attention that lands on the lattice; `special_mass` (..., heads, places)
+    is the share that does not. Queries are the lattice's own tokens.
+    """
+
+    drift: Tensor
+    diffusivity: Tensor
+    special_mass: Tensor
+
+    def spread(self) -> Tensor:
+        """Return the root-mean-square distance from the mean displacement, (..., heads, places)."""
+        return (2 * self.diffusivity.diagonal(dim1=-2, dim2=-1).sum(-1)).sqrt()
+
+
+def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
+    """Return the moments of explicit attention maps (..., heads, tokens, tokens).
+
+    Displacement runs from query to key; a head that copies the previous token has v = -1, D = 0.
+    O(tokens^2), as the maps are.
+
+    >>> from pdelens.lattice import Chain
+    >>> moments = attention_moments(torch.eye(6).roll(-1, 1)[None, None], Chain(6))
+    >>> moments.drift[0, 0, :3, 0].tolist(), moments.diffusivity[0, 0, 1].tolist()
+    ([5.0, -1.0, -1.0], [[0.0]])
+    """
+    inner, mass = lattice_attention(weights, lattice)
+    place = lattice.positions().to(inner)  # (places, dims)
+    displacement = place[None] - place[:, None]  # (queries, keys, dims)
+    drift = torch.einsum("...qk,qkd->...qd", inner, displacement)
+    # Central, not raw, second moments: the difference of raw ones cancels badly on sharp rows.
+    spread = displacement - drift.unsqueeze(-2)  # (..., queries, keys, dims)
+    covariance = torch.einsum("...qk,...qkd,...qke->...qde", inner, spread, spread)
+    return Moments(drift, covariance / 2, mass)
+
+
+def lattice_attention(weights: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Return attention among the lattice's own tokens, rows summing to 1, and the mass that lands elsewhere."""
+    if weights.ndim < 3 or weights.shape[-1] != lattice.tokens or weights.shape[-2] != lattice.tokens:
+        raise ValueError(
+            f"attention of shape {tuple(weights.shape)} was given, but (..., heads, {lattice.tokens}, "
+            f"{lattice.tokens}) is wanted."
+        )
+    before = lattice.special[0]
+    own = slice(before, before + lattice.places)
+    inner = weights[..., own, own]
+    total = inner.sum(-1, keepdim=True)
+    return inner / total.clamp_min(1e-30), 1 - total.squeeze(-1)
+
+
+def taylor(u: Tensor, moments: Moments, lattice: Lattice) -> Tensor:
+    """Return `u + v . grad u + (D + v v^T / 2) : grad grad u`, the second-order expansion of `A u`.
+
+    `u` (..., places, width) on the lattice alone (no special tokens); result (..., heads, places, width).
+    Differences are central, with the lattice's own boundary.
+    """
+    own = Lattice(lattice.shape, lattice.boundary)
+    slope = gradient(u, own).movedim(0, -1)  # (..., places, width, dims)
+    second = moments.diffusivity + moments.drift[..., :, None] * moments.drift[..., None, :] / 2
+    first_order = torch.einsum("...hpd,...pwd->...hpw", moments.drift, slope)
+    bends = torch.stack(
+        [_second_difference(u, own, axis) for axis in range(own.dims)], -1
+    )  # (..., places, width, dims)
+    pure = torch.einsum("...hpdd,...pwd->...hpw", second, bends)
+    mixed = torch.zeros_like(pure)
+    if own.dims == 2:
+        cross = gradient(gradient(u, own)[0], own)[1]
+        mixed = 2 * second[..., 0, 1].unsqueeze(-1) * cross.unsqueeze(-3)
+    return u.unsqueeze(-3) + first_order + pure + mixed
+
+
+def gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
+    """Return the propagator `exp(v . grad + D : grad grad)` as attention, (..., heads, places, places).
+
+    A Gaussian in displacement with mean v and covariance 2 D, on the lattice's tokens, rows summing
+    to 1. `floor` is added to the variance, below which a lattice can't tell a Gaussian from a point.
+    """
+    place = lattice.positions().to(moments.drift)
+    offset = place[None] - place[:, None] - moments.drift.unsqueeze(-2)  # (..., queries, keys, dims)
+    covariance = 2 * moments.diffusivity + floor * torch.eye(lattice.dims, dtype=place.dtype, device=place.device)
+    solved = torch.linalg.solve(covariance.unsqueeze(-3), offset.unsqueeze(-1)).squeeze(-1)
+    return torch.softmax(-(offset * solved).sum(-1) / 2, -1)
+
+
+def fitted_stencil(u: Tensor, target: Tensor, lattice: Lattice) -> Tensor:
+    """Return the stencil of u and its first and second differences that best fits `target`, per head.
+
+    One coefficient a head for the value, each first and each second difference (a 3-point stencil on
+    a chain, a 5-point one on a grid), by least squares over all examples, places and channels. `u`
+    (examples, places, width), `target` (examples, heads, places, width); coefficients (heads, 1 + 2 dims).
+    """
+    features = stencil_features(u, lattice).flatten(0, -2).double()  # (samples, features)
+    wanted = target.movedim(1, -1).flatten(0, -2).double()  # (samples, heads)
+    return torch.linalg.lstsq(features, wanted).solution.T.to(u.dtype)
+
+
+def stencil_features(u: Tensor, lattice: Lattice) -> Tensor:
+    """Return value, first and second differences of u (..., places, width), (..., places, width, 1 + 2 dims)."""
+    own = Lattice(lattice.shape, lattice.boundary)
+    seconds = [_second_difference(u, own, axis) for axis in range(own.dims)]
+    return torch.stack([u, *gradient(u, own), *seconds], -1)
+
+
+def remainder(target: Tensor, u: Tensor, approximation: Tensor) -> Tensor:
+    """Return `|A u - T u| / |A u - u|` per head: 0 is exact, 1 is no better than doing nothing.
+
+    `target` is A u and `approximation` T u, (examples, heads, places, width); `u` (examples, places, width).
+    """
+    axes = (0, 2, 3)
+    miss = (target - approximation).square().sum(axes)
+    return (miss / (target - u.unsqueeze(1)).square().sum(axes).clamp_min(1e-30)).sqrt()
+
+
+def _second_difference(u: Tensor, lattice: Lattice, axis: int) -> Tensor:
+    """Second difference along one axis alone."""
+    if lattice.dims == 1:
+        return laplacian(u, lattice)
+    grid = u.unflatten(-2, lattice.shape)
+    if axis == 0:
+        grid = grid.transpose(-3, -2)
+    line = Lattice((grid.shape[-2],), lattice.boundary)
+    bent = laplacian(grid, line)
+    if axis == 0:
+        bent = bent.transpose(-3, -2)
+    return bent.flatten(-3, -2)
+
+
+def expansions(flow_calibration, flow_heldout, lattice: Lattice, see) -> dict[str, Tensor]:
+    """Return the remainder of every local picture of every head, by name, (layers, heads).
+
+    `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with
+    those; `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but
+    blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
+    calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation), on
+    the lattice's own tokens.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in ("taylor", "gaussian", "stencil", "mean map", "uniform")}
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    for layer in range(flow_heldout.layers):
+        sides = []
+        for flow in (flow_calibration, flow_heldout):
+            inner, _ = lattice_attention(flow.attention[layer], lattice)
+            u = see(flow.states[layer])[..., own, :]
+            sides.append((inner, u, inner @ u.unsqueeze(1)))
+        (maps, u_fit, target_fit), (inner, u, target) = sides
+        about = attention_moments(flow_heldout.attention[layer], lattice)
+        stencil = fitted_stencil(u_fit, target_fit, lattice)
+        guesses = {
+            "taylor": taylor(u, about, lattice),
+            "gaussian": gaussian(about, lattice) @ u.unsqueeze(1),
+            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
+            "mean map": maps.mean(0) @ u.unsqueeze(1),
+            "uniform": u.mean(1, keepdim=True).unsqueeze(1).expand_as(target),
+        }
+        for name, guess in guesses.items():
+            found[name].append(remainder(target, u, guess))
+    return {name: torch.stack(layers) for name, layers in found.items()}
+
+
+def sinkhorn(logits: Tensor, iterations: int = 20) -> Tensor:
+    """Return the doubly stochastic map of exp(logits) by alternating normalisation (Sander et al. 2022)."""
+    logs = logits
+    for _ in range(iterations):
+        logs = logs - torch.logsumexp(logs, -2, keepdim=True)
+        logs = logs - torch.logsumexp(logs, -1, keepdim=True)
+    return logs.exp()

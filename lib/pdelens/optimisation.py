@@ -1,0 +1,85 @@
+"""What every optimisation here shares: its randomness, its rate, and checkpoints that resume to the same numbers.
+
+Checkpoints are whole or not at all, and nothing in them is pickled.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def store(
+    path: Path,
+    about: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write model, optimiser and what `about` says, so that the file is never seen half-written."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors |= {f"extra.{name}": value for name, value in (extra or {}).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    # Copies: safetensors refuses tensors that share memory.
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(plain, draft, metadata={"about": json.dumps(about)})
+    draft.replace(path)
+
+
+def restore(
+    path: Path, job: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Load a checkpoint of this very job into model and optimiser; return what `store` was told.
+
+    None where there is none, where it is torn, or where it is of another job (each said in a sentence).
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stream:
+            about = json.loads((stream.metadata() or {})["about"])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+    except (SafetensorError, OSError, KeyError) as error:
+        print(f"{path} is torn ({error}): starting afresh.", file=sys.stderr)
+        return None
+    if about["job"] != json.loads(json.dumps(job)):
+        print(f"{path} is of another job: starting afresh.", file=sys.stderr)
+        return None
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "extra": {}}
+    for name, value in tensors.items():
+        kind, rest = name.split(".", 1)
+        parts[kind][rest] = value
+    model.load_state_dict(parts["model"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        number, slot = name.split(".")
+        state.setdefault(int(number), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about, parts["extra"]
+
+
+def generator_for(seed: int, stream: int) -> torch.Generator:
+    """Return a generator for one stream of a seed: any step's randomness without replaying those before."""
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def one_cycle(peak: float, step: int, steps: int) -> float:
+    """Return the learning rate: a linear rise over the first tenth, then half a cosine to zero."""
+    rise = max(1, steps // 10)
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
