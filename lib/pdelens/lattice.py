@@ -17,6 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .stencils import LARGE, SecondDifference
+
 BOUNDARIES = ("periodic", "neumann", "dirichlet")
 
 
@@ -122,17 +124,8 @@ def laplacian(u: Tensor, lattice: Lattice, order: int = 2, mask: Tensor | None =
     if mask is not None:
         return _masked_laplacian(u, lattice, order, mask)
     inner = lattice.unfold(u)
-    total = torch.zeros_like(inner)
-    for axis in range(-1 - lattice.dims, -1):
-        side = inner.shape[axis]
-        padded = _padded(inner, axis, lattice.boundary, order // 2)
-        if order == 2:
-            parts = (padded.narrow(axis, 0, side), padded.narrow(axis, 2, side))
-            total = total + parts[0] + parts[1] - 2 * inner
-        else:
-            far = padded.narrow(axis, 0, side) + padded.narrow(axis, 4, side)
-            near = padded.narrow(axis, 1, side) + padded.narrow(axis, 3, side)
-            total = total + (16 * near - far - 30 * inner) / 12
+    parts = [_second_difference(inner, axis, lattice.boundary, order) for axis in range(-1 - lattice.dims, -1)]
+    total = parts[0] if lattice.dims == 1 else parts[0] + parts[1]
     return lattice.fold(_pinned(total, lattice))
 
 
@@ -264,6 +257,25 @@ def _refuse_causal(lattice: Lattice) -> None:
         )
 
 
+def _second_difference(inner: Tensor, axis: int, boundary: str, order: int) -> Tensor:
+    """Second difference along one axis (pinned ends are set to zero later)."""
+    if order == 2 and inner.numel() >= LARGE:
+        return SecondDifference.apply(inner, axis, "zero" if boundary == "dirichlet" else boundary)  # type: ignore[return-value]
+    if order == 2 and boundary == "periodic":
+        return inner.roll(1, axis) + inner.roll(-1, axis) - 2 * inner
+    if order == 2:
+        # No flux beyond the ends (neumann), or no change at them (dirichlet).
+        around = (0, 0) * (-1 - axis) + (1, 1)
+        if boundary == "neumann":
+            return torch.nn.functional.pad(inner.diff(dim=axis), around).diff(dim=axis)
+        return torch.nn.functional.pad(inner.diff(n=2, dim=axis), around)
+    side = inner.shape[axis]
+    padded = _padded(inner, axis, boundary, order // 2)
+    far = padded.narrow(axis, 0, side) + padded.narrow(axis, 4, side)
+    near = padded.narrow(axis, 1, side) + padded.narrow(axis, 3, side)
+    return (16 * near - far - 30 * inner) / 12
+
+
 def _padded(inner: Tensor, axis: int, boundary: str, reach: int) -> Tensor:
     """Extend one axis by `reach` at both ends as the boundary has it."""
     side = inner.shape[axis]
@@ -286,10 +298,10 @@ def _pinned(change: Tensor, lattice: Lattice) -> Tensor:
     """Set the change of pinned tokens to zero."""
     if lattice.boundary != "dirichlet":
         return change
-    free = torch.ones(lattice.shape, dtype=change.dtype, device=change.device)
-    for axis, side in enumerate(lattice.shape):
-        free.index_fill_(axis, torch.tensor([0, side - 1], device=change.device), 0)
-    return change * free[..., None]
+    for axis in range(-1 - lattice.dims, -1):
+        ends = torch.tensor([0, change.shape[axis] - 1], device=change.device)
+        change = change.index_fill(change.ndim + axis, ends, 0)
+    return change
 
 
 def _masked_laplacian(u: Tensor, lattice: Lattice, order: int, mask: Tensor) -> Tensor:

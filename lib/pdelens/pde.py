@@ -7,6 +7,7 @@ one unit of depth-time a layer. Terms can be switched off one by one; `str(pde)`
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +100,8 @@ class PDE(nn.Module):
 
     def rhs(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return du/dt, tangential where there is a constraint."""
-        total = torch.zeros_like(u)
-        for term in self.active().values():
-            total = total + term(t, u, mask)
+        parts = [term(t, u, mask) for term in self.active().values()]
+        total = torch.zeros_like(u) if not parts else reduce(torch.add, parts)
         return total if self.constraint is None else self.constraint.project(u, total)
 
     def attention(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor | None:

@@ -55,8 +55,8 @@ def test_a_hundred_runs_in_one_tensor():
 
 @torch.no_grad()
 def test_laplacian_against_a_memory_copy():
-    u, target = torch.randn(32, 1024, 768), torch.empty(32, 1024, 768)
+    u = torch.randn(32, 1024, 768)
     for boundary in ("neumann", "periodic", "dirichlet"):
         lattice = Chain(1024, boundary)
         ours = seconds(lambda lattice=lattice: laplacian(u, lattice))
-        report(f"Laplacian on (32, 1024, 768), {boundary}", ours, seconds(lambda: target.copy_(u)), "a memory copy", 2)
+        report(f"Laplacian on (32, 1024, 768), {boundary}", ours, seconds(u.clone), "a memory copy (clone)", 2)
