@@ -53,12 +53,13 @@ def _copy_mathjax(app, exception) -> None:
         return
     spec = find_spec("sphinx-mathjax-offline")
     assert spec is not None and spec.origin is not None
-    target = Path(app.outdir) / "mathjax"
-    target.mkdir(exist_ok=True)
-    copy_asset(str(Path(spec.origin).parent / "static" / "mathjax" / "tex-svg.js"), str(target))
+    target = Path(app.outdir) / MATHJAX
+    target.parent.mkdir(exist_ok=True)
+    copy_asset(str(Path(spec.origin).parent / "static" / MATHJAX), str(target.parent))
 
 
 def setup(app):
     app.add_directive("claims", ClaimsTable)
+    app.config.mathjax_path = f"../{MATHJAX}"  # relative to _static
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
