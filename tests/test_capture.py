@@ -218,7 +218,7 @@ def test_errors_name_the_cure(attention):
         pass
     with pytest.raises(CaptureError, match="nothing was recorded"):
         recording.flow()
-    with pytest.raises(ValueError, match="choose 'weights' or None"), capture(model, attention="maps"):
+    with pytest.raises(ValueError, match="choose 'weights', 'statistics' or None"), capture(model, attention="maps"):
         pass
     with pytest.raises(ValueError, match=r"attention\[0\] has shape"), substitute_attention(model, [attention()] * 2):
         model(PICTURES)
@@ -236,4 +236,128 @@ def test_batches_of_different_length_are_named():
         model(torch.zeros(1, 4, dtype=torch.long))
         model(torch.zeros(1, 6, dtype=torch.long))
     with pytest.raises(CaptureError, match=r"\[4, 6\] tokens"):
+        recording.flow()
+
+
+@torch.no_grad()
+def test_chosen_layers_with_the_states_around_them():
+    model = Transformer(Configuration(layers=4)).eval()
+    with capture(model) as whole, capture(model, layers=[1, -1]) as part:
+        model(PICTURES)
+    whole, part = whole.flow(), part.flow()
+    assert part.depths.tolist() == [1, 3, 4] and part.layers == 2
+    for ours, theirs in zip(part.attention, (whole.attention[1], whole.attention[3]), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, depth in zip(part.states, (1, 3, 4), strict=True):
+        assert torch.equal(ours, whole.states[depth])
+
+
+@torch.no_grad()
+def test_kept_as_another_type_and_without_states():
+    model = Transformer(Configuration(layers=2)).eval()
+    with capture(model, dtype=torch.float16) as half, capture(model, states=False) as maps:
+        model(PICTURES)
+    assert {value.dtype for value in (*half.flow().states, *half.flow().attention)} == {torch.float16}
+    assert not maps.flow().states and maps.flow().layers == 2
+    with capture(model, "statistics", states=False) as counted:
+        model(PICTURES)
+    assert counted.statistics()[1].entropy.shape == (3, 4, 49)
+    with pytest.raises(CaptureError, match="statistics alone were recorded"):
+        counted.flow()
+
+
+@torch.no_grad()
+def test_too_much_attention_is_refused_before_it_is_kept():
+    model = Transformer(Configuration(layers=2)).eval()
+    need = 2 * 3 * 4 * 49 * 49 * 4
+    with pytest.raises(CaptureError, match=rf"will need {need:,} bytes .*attention='statistics'"):
+        with capture(model, max_bytes=need - 1):
+            model(PICTURES)
+    with capture(model, max_bytes=need) as recording:
+        model(PICTURES)
+    assert recording.flow().layers == 2
+    with pytest.raises(CaptureError, match="past the limit"), capture(model, max_bytes=need + 1):
+        model(PICTURES)
+        model(PICTURES[:1])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@torch.no_grad()
+def test_statistics_of_torch_attention(batch_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=batch_first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    x = torch.randn(3, 5, 16)
+    x = x if batch_first else x.transpose(0, 1)
+    plain = model(x, src_key_padding_mask=padding)
+    with capture(model) as recording:
+        model(x, src_key_padding_mask=padding)
+    with capture(model, "statistics") as counted:
+        torch.testing.assert_close(model(x, src_key_padding_mask=padding), plain, atol=1e-6, rtol=1e-6)
+    for maps, statistics in zip(recording.flow().attention, counted.statistics(), strict=True):
+        entropy = -torch.xlogy(maps, maps).sum(-1)
+        torch.testing.assert_close(statistics.entropy, entropy, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_torchvision_vit_b_16():
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.vit_b_16(weights=None, image_size=32).eval()
+    x = torch.randn(1, 3, 32, 32)
+    with capture(model, layers=[0, 11]) as recording, capture(model, "statistics", layers=[0, 11]) as counted:
+        model(x)
+    flow = recording.flow()
+    block = model.encoder.layers[11]
+    normed = block.ln_1(flow.states[1])
+    weights = block.self_attention(normed, normed, normed, average_attn_weights=False)[1]
+    torch.testing.assert_close(flow.attention[1], weights, atol=1e-5, rtol=0)
+    entropy = -torch.xlogy(weights, weights).sum(-1)
+    torch.testing.assert_close(counted.statistics()[1].entropy, entropy, atol=1e-5, rtol=1e-5)
+
+
+def test_contexts_open_once_and_layers_exist():
+    model = Transformer(Configuration(layers=2)).eval()
+    context = capture(model)
+    with context:
+        model(PICTURES)
+    with pytest.raises(CaptureError, match="opened before"), context:
+        pass
+    with pytest.raises(CaptureError, match="layer 2 was asked for, but 'blocks' has 2 layers"):
+        with capture(model, layers=[0, 2]):
+            model(PICTURES)
+    with pytest.raises(ValueError, match="no layers were asked for"):
+        capture(model, layers=[])
+    with pytest.raises(ValueError, match="go with attention='statistics'"):
+        capture(model, positions=torch.zeros(49, 1))
+    with capture(model) as recording:
+        model(PICTURES)
+    with pytest.raises(CaptureError, match=r"say which of 'blocks'"):
+        recording.flow("decoder")
+    with pytest.raises(CaptureError, match=r"use capture\(model, 'statistics'\)"):
+        recording.statistics()
+
+
+@pytest.mark.parametrize("kind", ["weights", "statistics"])
+@torch.no_grad()
+def test_attention_that_is_not_finite_is_named(kind):
+    model = Transformer(Configuration(layers=3)).eval()
+    model.blocks[1].attention.queries_keys_values.weight[0, 0] = float("nan")
+    with pytest.raises(CaptureError, match="layer 1 in 'blocks' is not finite"), capture(model, kind):
+        model(PICTURES)
+
+
+@torch.no_grad()
+def test_two_stacks_of_equal_depth_must_be_told_apart():
+    import transformers
+
+    sizes = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    model = transformers.T5Model(transformers.T5Config(**sizes, decoder_start_token_id=0)).eval()
+    with capture(model) as recording:
+        model(input_ids=torch.ones(1, 4, dtype=torch.long), decoder_input_ids=torch.ones(1, 3, dtype=torch.long))
+    assert recording.stacks == ["encoder.block", "decoder.block", "decoder.block cross"]
+    with pytest.raises(CaptureError, match=r"2 of the recorded stacks fit: say which of 'encoder.block'"):
         recording.flow()

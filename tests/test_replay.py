@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from pdelens import datasets
+from pdelens import packages
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = "01-cosine"
@@ -19,7 +19,7 @@ CHAPTER = "01-cosine"
 pytestmark = [
     pytest.mark.replay,
     pytest.mark.skipif(
-        not os.environ.get("CI") and not all(map(datasets.is_cached, datasets.packages_read(CHAPTER))),
+        not os.environ.get("CI") and not all(map(packages.is_cached, packages.packages_read(CHAPTER))),
         reason="the chapter's packages are not in the cache: run `make fetch` once with a network",
     ),
 ]

@@ -4,102 +4,148 @@ import json
 import pytest
 import torch
 
-from pdelens import DataError, models, project, training
-from pdelens.datasets import Pictures
+from pdelens import DataError, models, project, stacked, surrogates, teachers, text, training
+from pdelens.models import Configuration
+from pdelens.stacked import Examples
+from pdelens.teachers import Job
+
+TINY = Job("image-tiny", Configuration(width=16, layers=1, heads=2, patch=7, outputs=2), 0, 12, batch=32)
+TINY_TEXT = Job("text-tiny", dataclasses.replace(TINY.configuration, vocabulary=300, length=12), 0, 6, batch=16)
+JOBS = (
+    dataclasses.replace(TINY, checkpoint_every=5),
+    dataclasses.replace(TINY, checkpoint_every=5, seed=1),
+    dataclasses.replace(TINY_TEXT, checkpoint_every=5, word_dropout=0.1),
+)
 
 
 @pytest.fixture
-def data():
-    """Two kinds of pictures that a tiny model can tell apart: bright above or bright below."""
+def project_with_data(project_copy, monkeypatch):
+    """Give a project whose data are 300 noisy pictures and 60 short reviews, and whose teachers are tiny."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 2, (400,), generator=generator)
-    images = torch.randint(0, 60, (400, 28, 28), generator=generator, dtype=torch.uint8)
-    images[labels == 0, :14] += 120
+    labels = torch.randint(0, 2, (300,), generator=generator)
+    images = torch.randint(0, 60, (300, 28, 28), generator=generator, dtype=torch.uint8)
     images[labels == 1, 14:] += 120
-    return Pictures(images, labels)
-
-
-@pytest.fixture
-def job():
-    configuration = models.Configuration(width=16, layers=1, heads=2, patch=7, outputs=2)
-    return training.Job(configuration, seed=3, steps=30, batch=32, checkpoint_every=7)
-
-
-def weights_equal(a, b, tolerance=0.0):
-    return all(
-        float((x - y).detach().abs().max()) <= tolerance for x, y in zip(a.parameters(), b.parameters(), strict=True)
+    pictures = Examples(images, labels)
+    reviews = [text.Review(f"a {word} film, number {k}", k % 2, "imdb") for k in range(60) for word in ("good", "bad")]
+    monkeypatch.setattr(
+        training, "fashion_mnist", lambda train: pictures if train else Examples(*(c[:90] for c in pictures))
     )
+    monkeypatch.setattr(training, "fashion_mnist_subset", lambda split: Examples(*(c[:50] for c in pictures)))
+    monkeypatch.setattr(text, "movie_reviews", lambda: reviews)
+    monkeypatch.setattr(text, "VOCABULARY", 300)
+    monkeypatch.setattr(teachers, "jobs", lambda scale: JOBS)
+    monkeypatch.setattr(teachers, "MAIN", ("image-tiny",))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield project_copy
+    torch.set_num_threads(threads)
+    for cached in (training._data, training._digest, training._coder):
+        cached.cache_clear()
 
 
-def test_it_learns_and_is_deterministic(data, job, tmp_path):
-    first, curve = training.train(job, data, tmp_path / "a")
-    second, _ = training.train(job, data, tmp_path / "b")
-    assert weights_equal(first, second)
-    assert training.accuracy(first, data) > 0.95 > training.accuracy(models.Transformer(job.configuration, 3), data)
-    assert [row[0] for row in curve] == [7, 14, 21, 28, 30]
-    assert curve[-1][1] < curve[0][1]
+def test_every_file_says_what_made_it_and_how_good_it_is(project_with_data):
+    assert training.train_all("smoke", "cpu", workers=1)
+    folder = project_with_data / "_build/train/smoke"
+    assert {path.stem for path in folder.glob("*seed?.safetensors")} == {job.name for job in JOBS}
+    assert not list(folder.glob("*.checkpoint.*")) and (folder / "tokenizer.json").exists()
+    assert len(list(folder.glob("image-tiny-seed0-step*"))) == len(JOBS[0].snapshots)
+    for job in JOBS:
+        model, made = models.load(folder / f"{job.name}.safetensors")
+        assert {"scale", "device", "seconds", "versions", "data_sha256", "test_loss", "train_accuracy"} <= set(made)
+        assert (made["seed"], made["steps"], made["scale"]) == (job.seed, job.steps, "smoke")
+        assert [row[0] for row in made["curve"]] == sorted({*range(5, job.steps, 5), job.steps})
+        # The recorded accuracy is that of the file's own, rounded weights, to the last digit.
+        _, _, tests = training._data(training._kind(job), job.configuration.length, folder)
+        for test, data in tests.items():
+            found = stacked.evaluate(model, data)
+            assert (made[f"{test}_accuracy"], made[f"{test}_loss"]) == (found["accuracy"], found["loss"])
+    assert made["tokenizer_sha256"] == text.describe(training._coder(folder))["sha256"]
 
 
-@pytest.mark.parametrize("killed_after", [9, 14, 29])
-def test_killed_and_resumed_gives_the_same_weights(data, job, tmp_path, killed_after):
-    whole, curve = training.train(job, data, tmp_path / "whole")
-    stopped, _ = training.train(job, data, tmp_path / "parts", stop_after=killed_after)
-    assert stopped is None
-    resumed, resumed_curve = training.train(job, data, tmp_path / "parts")
-    assert weights_equal(whole, resumed, 1e-6)
-    assert [row[0] for row in resumed_curve] == [row[0] for row in curve]
+def test_what_is_whole_is_kept_and_time_may_run_out(project_with_data, capsys):
+    folder = project_with_data / "_build/train/smoke"
+    assert not training.train_all("smoke", "cpu", "image-*", workers=1, minutes=1e-9)
+    assert training.train_all("smoke", "cpu", "image-tiny-seed1", workers=1)
+    before = (folder / "image-tiny-seed1.safetensors").read_bytes()
+    assert training.train_all("smoke", "cpu", "image-*", workers=1, seeds=1)
+    assert (folder / "image-tiny-seed0.safetensors").exists()
+    assert (folder / "image-tiny-seed1.safetensors").read_bytes() == before
+    assert not (folder / "text-tiny-seed0.safetensors").exists()
 
 
-def test_torn_checkpoint_is_named_and_left_behind(data, job, tmp_path, capsys):
-    training.train(job, data, tmp_path, stop_after=10)
-    (checkpoint,) = tmp_path.glob("*.checkpoint.safetensors")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
-    again, _ = training.train(job, data, tmp_path)
-    assert "is torn" in capsys.readouterr().err
-    assert weights_equal(again, training.train(job, data, tmp_path / "whole")[0])
+def test_killed_in_the_middle_and_run_again_gives_the_same_file(project_with_data, monkeypatch):
+    folder = project_with_data / "_build/train/smoke"
+    assert training.train_all("smoke", "cpu", "image-tiny-seed0", workers=1)
+    whole, _ = models.load(folder / "image-tiny-seed0.safetensors")
+    (folder / "image-tiny-seed0.safetensors").unlink()
+    score, calls = stacked._losses, []
+
+    def killed(*given):
+        calls.append(given)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return score(*given)
+
+    monkeypatch.setattr(stacked, "_losses", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_all("smoke", "cpu", "image-tiny-seed0", workers=1)
+    assert training.train_all("smoke", "cpu", "image-tiny-seed0", workers=1)
+    again, _ = models.load(folder / "image-tiny-seed0.safetensors")
+    # 7 steps, of which 5 were kept, then 7 more.
+    assert len(calls) == 8 + 7
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert float((a - b).detach().abs().max()) <= 1e-6
 
 
-def test_another_jobs_checkpoint_is_not_used(data, job, tmp_path, capsys):
-    training.train(job, data, tmp_path, stop_after=10)
-    longer = dataclasses.replace(job, steps=40)
-    training.train(longer, data, tmp_path)
-    assert "is of another job" in capsys.readouterr().err
+def test_one_that_diverges_does_not_stop_the_others(project_with_data, monkeypatch):
+    wild = dataclasses.replace(JOBS[0], peak_rate=float("inf"))
+    monkeypatch.setattr(teachers, "jobs", lambda scale: (wild, JOBS[1]))
+    with pytest.raises(RuntimeError, match="image-tiny-seed0: the loss is nan"):
+        training.train_all("smoke", "cpu", workers=1)
+    assert (project_with_data / "_build/train/smoke/image-tiny-seed1.safetensors").exists()
 
 
-def test_every_epoch_sees_every_example_once(job):
-    marked = Pictures(torch.zeros(320, 28, 28, dtype=torch.uint8), torch.arange(320))
-    seen = [labels for step, _, labels in training.batches(job, marked, 0) if step < 10]
-    assert sorted(torch.cat(seen).tolist()) == list(range(320))
-    later = [labels for _, _, labels in training.batches(job, marked, 5)]
-    assert torch.equal(later[0], seen[5])
+def test_a_stack_writes_one_file_for_each(project_with_data):
+    assert training.train_all("smoke", "cpu", "image-*", workers=1, stack=5)
+    folder = project_with_data / "_build/train/smoke"
+    for job in JOBS[:2]:
+        _, made = models.load(folder / f"{job.name}.safetensors")
+        assert made["stack"] == 2 and made["seed"] == job.seed
 
 
-def test_learning_rate_is_one_cycle(job):
-    rates = [training.one_cycle(job.peak_rate, step, job.steps) for step in range(job.steps)]
-    assert max(rates) == pytest.approx(job.peak_rate) and rates[-1] < 0.02 * job.peak_rate
-    peak = rates.index(max(rates))
-    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
-
-
-def test_diverging_training_says_where(data, job, tmp_path):
-    wild = dataclasses.replace(job, peak_rate=float("inf"))
-    with pytest.raises(RuntimeError, match=r"the loss is nan at step \d+: lower the peak rate"):
-        training.train(wild, data, tmp_path)
-
-
-def test_adopt_takes_complete_weights_only(project_copy, data, job, tmp_path):
+def test_adopt_takes_complete_weights_only(project_with_data):
     with pytest.raises(DataError, match="run `make train SCALE=smoke` first"):
         training.adopt("smoke")
-    folder = project_copy / "_build/train/smoke"
-    training.train(job, data, folder, stop_after=10)
-    model, _ = training.train(job, data, tmp_path / "elsewhere")
-    models.save(model, folder / "image-patch7-seed3.safetensors", {"seed": 3})
-    (project_copy / "data/fashion-mnist-subset.safetensors").write_bytes(b"there already")
-    training.adopt("smoke")
-    listed = project.checksums()
-    assert set(listed) == {"weights/image-patch7-seed3.safetensors", "fashion-mnist-subset.safetensors"}
-    back, made = models.teacher("image-patch7-seed3")
-    assert weights_equal(back, model) and made == {"seed": 3}
+    training.train_all("smoke", "cpu", workers=1)
+    folder = project_with_data / "_build/train/smoke"
+    (folder / "image-tiny-seed7.checkpoint.safetensors").write_bytes(b"half")
+    subset = project_with_data / "data/fashion-mnist-subset.safetensors"
+    subset.write_bytes(b"there already")
+    training.adopt("smoke", "image-tiny-seed?,text-*")
+    assert set(project.checksums()) == {
+        *(f"weights/{job.name}.safetensors" for job in JOBS),
+        "fashion-mnist-subset.safetensors",
+        "tokenizer.json",
+    }
+    _, made = models.teacher("image-tiny-seed1")
+    assert made["seed"] == 1 and text.describe(text.tokenizer())["sha256"]
+    text.tokenizer.cache_clear()
+    (folder / "image-tiny-seed0.safetensors").write_bytes(b"no weights")
+    with pytest.raises(DataError, match="is no teacher's weights"):
+        training.adopt("smoke", "image-*")
+
+
+def test_the_programs_settings_reach_it(project_with_data, monkeypatch, capsys):
+    calibrated = []
+    monkeypatch.setattr(surrogates, "calibrate_all", lambda *given: calibrated.append(given))
+    training.main(["list", "--scale", "smoke"])
+    assert "image-tiny-seed1: 12 steps of 32" in capsys.readouterr().out
+    training.main(["train", "--scale", "smoke", "--device", "cpu", "--workers", "1", "--only", "image-tiny-seed0"])
+    assert not calibrated
+    training.main(["train", "--scale", "smoke", "--device", "cpu", "--workers", "1"])
+    assert calibrated == [("smoke", "cpu")]
+    with pytest.raises(SystemExit, match="no teacher's name fits 'audio'"):
+        training.main(["train", "--scale", "smoke", "--only", "audio"])
 
 
 def test_committed_weights_say_what_made_them():

@@ -7,6 +7,8 @@ gives one through its integrator, and every measure takes Flows.
 from importlib import import_module
 
 from ._torchvision import declare_missing_operators
+from .attention_pairs import attention_cosine, attention_divergence
+from .attention_stats import AttentionStatistics, attend_with_statistics, attention_statistics, statistics_of
 from .capture import CaptureError, capture, flow_of, substitute_attention
 from .claims import Claim, Evidence, Verdict, register, verdict
 from .compare import Report, compare, skill
@@ -21,6 +23,8 @@ from .records import RecordError, finish_chapter, quote, record, recorded, start
 # Loaded at first use: these bring plotting, data or models with them.
 _MODULES = (
     "agreement",
+    "atlas",
+    "attention_stats",
     "collapse",
     "datasets",
     "figures",
@@ -29,6 +33,11 @@ _MODULES = (
     "models",
     "moments",
     "nulls",
+    "packages",
+    "photographs",
+    "position_share",
+    "posters",
+    "pretrained",
     "spheres",
     "splitting",
     "stability",
@@ -41,6 +50,7 @@ _MODULES = (
 
 __all__ = [
     "PDE",
+    "AttentionStatistics",
     "CaptureError",
     "Chain",
     "Claim",
@@ -56,6 +66,10 @@ __all__ = [
     "StepError",
     "TransformerPDE",
     "Verdict",
+    "attend_with_statistics",
+    "attention_cosine",
+    "attention_divergence",
+    "attention_statistics",
     "capture",
     "compare",
     "finish_chapter",
@@ -70,6 +84,7 @@ __all__ = [
     "register",
     "skill",
     "start_chapter",
+    "statistics_of",
     "substitute_attention",
     "verdict",
 ]

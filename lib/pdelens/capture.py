@@ -1,97 +1,197 @@
-"""Reads a Transformer's Flow, whoever wrote the Transformer, and leaves the model as it was.
+"""Reads a Transformer's Flow, whoever wrote the Transformer, and leaves the model as it was."""
 
-Three kinds of attention are read: Hugging Face models through their registered attention interface,
-`torch.nn.MultiheadAttention`, and any module that mixes its values through an attribute `attend`
-(the small teachers). No module is found by its name. Where attention can't be had, it raises.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from inspect import signature
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .flow import Flow
+from .attention_call import AttentionCall, CaptureError
+from .attention_stats import AttentionStatistics, attend_with_statistics, attention_statistics, statistics_of
+from .flow import Flow, finite
+from .lattice import Lattice
+from .probe import Probe, Seen, Stack, attached
+from .recording import Pass, Recording
 
-# What an attention function may be given that changes the weights in a way not computed here.
-_UNREAD = ("softcap", "s_aux", "sinks")
-Rewrite = Callable[[int, Tensor, Tensor], Tensor]
-
-
-class CaptureError(RuntimeError):
-    """Attention or states could not be recorded; the message says why and what to do."""
-
-
-@dataclass
-class _Call:
-    """One call of an attention function: where in the layer stack it happened, and its weights."""
-
-    place: tuple["_Stack", int] | None
-    weights: Tensor | None
+Path = tuple[tuple[Stack, int], ...]
+KINDS = ("weights", "statistics", None)
 
 
-class _Stack:
-    """A container whose children run one after another, with what entered each and left the last."""
+class _Capture(AbstractContextManager):
+    """The context that `capture` returns."""
 
-    def __init__(self, container: nn.Module):
-        self.layers = list(container.children())
-        self.entered: dict[int, Tensor] = {}
-        self.left: Tensor | None = None
+    def __init__(self, model: nn.Module, attention: str | None, layers, states, device, dtype, max_bytes, options):
+        self.recording = Recording(attention)
+        self.model, self.layers, self.states = model, layers, states
+        self.where, self.limit, self.options = (device, dtype), max_bytes, options
+        self.context: Any = None
+        self.used, self.kept_bytes = False, 0
 
-    def depth(self) -> int:
-        return len(self.layers)
+    def __enter__(self) -> Recording:
+        if self.used:
+            raise CaptureError("this capture was opened before: make a new one with capture(model).")
+        self.used = True
+        maps = self.recording.kind == "weights"
+        self.context = attached(self.model, self._read, layers=self.layers, states=self.states, maps=maps)
+        self.probe: Probe = self.context.__enter__()
+        self.probe.finished = self._finish
+        return self.recording
 
+    def __exit__(self, kind, error, trace) -> None:
+        self.context.__exit__(kind, error, trace)
+        if kind is None and self.recording.kind and not self.recording.passes and self.probe.forwards:
+            raise CaptureError(self.probe.reason())
 
-class Recording:
-    """What `capture` has seen: one entry for each forward pass of the model."""
+    @torch.no_grad()
+    def _read(
+        self, path: Path, call: AttentionCall | None, weights: Tensor | None, mix: bool
+    ) -> tuple[Any, Tensor | None]:
+        """Return what is kept of one call of attention, and the mixed values where they came with it."""
+        if self.recording.kind is None:
+            return None, None
+        if self.recording.kind == "statistics":
+            found, mixed = self._statistics(path, call, weights, mix)
+            return self._moved(found), mixed
+        if weights is None:
+            assert call is not None
+            self._refuse_too_much(path[0][0], call)
+            weights = call.weights()
+        if not finite(weights):
+            raise CaptureError(_not_finite(path))
+        kept = self._placed(weights.detach())
+        self.kept_bytes += kept.numel() * kept.element_size()
+        return kept, None
 
-    def __init__(self, attention: str | None):
-        self.kind = attention
-        self._passes: list[Flow] = []
+    def _statistics(
+        self, path: Path, call: AttentionCall | None, weights: Tensor | None, mix: bool
+    ) -> tuple[AttentionStatistics, Tensor | None]:
+        if call is None or not call.plain:
+            weights = call.weights() if call is not None else weights
+            assert weights is not None
+            return statistics_of(weights, **self.options), None
+        if not finite(call.query) or not finite(call.key):
+            raise CaptureError(_not_finite(path))
+        given = {"mask": call.mask, "causal": call.causal, "scale": call.scale, **self.options}
+        if mix:
+            mixed, found = attend_with_statistics(call.query, call.key, call.value, **given)
+            return found, mixed
+        return attention_statistics(call.query, call.key, **given), None
 
-    def flow(self) -> Flow:
-        """Return the Flow over all examples seen; raises `CaptureError` where there is none."""
-        return self.joined(self._passes)
-
-    @staticmethod
-    def joined(passes: Sequence[Flow]) -> Flow:
-        """Return one Flow over the examples of several."""
-        if not passes:
-            raise CaptureError("nothing was recorded: call the model inside `with capture(model) as recording`.")
-        if len({(len(flow.states), flow.tokens, flow.heads) for flow in passes}) > 1:
+    def _refuse_too_much(self, stack: Stack, call: AttentionCall) -> None:
+        batch, heads, queries, _ = call.query.shape
+        shape = (batch, heads, queries, call.key.shape[-2])
+        size = torch.empty((), dtype=self.where[1] or call.query.dtype).element_size()
+        left = max(1, len(stack.chosen) - len(self.probe.calls))
+        need = self.kept_bytes + left * size * torch.Size(shape).numel()
+        if need > self.limit:
             raise CaptureError(
-                f"the forward passes had {sorted({flow.tokens for flow in passes})} tokens, so they make no one Flow: "
-                "pad every batch to the same length, or capture one batch at a time."
+                f"full attention of {len(stack.chosen)} layers, {' x '.join(map(str, shape))} each, will need "
+                f"{need:,} bytes with what is kept already, past the limit of {self.limit:,}: use "
+                "attention='statistics', fewer layers, dtype=torch.float16, smaller batches or a larger max_bytes."
             )
-        return (
-            passes[0]
-            if len(passes) == 1
-            else Flow(
-                states=_join(flow.states for flow in passes),
-                attention=_join(flow.attention for flow in passes),
-                mask=torch.cat([flow.mask for flow in passes if flow.mask is not None]),
-                causal=all(flow.causal for flow in passes),
-                depths=passes[0].depths,
-            )
+
+    def _finish(self, stacks: list[tuple[Stack, dict[int, list[Seen]]]]) -> None:
+        for stack, layers in stacks:
+            self._check_layers(stack)
+            calls = [layers[layer] for layer in stack.chosen]
+            counts = {len(seen) for seen in calls}
+            if self.recording.kind and (len(counts) > 1 or max(counts) > 2):
+                raise CaptureError(
+                    f"the layers of {stack.name!r} called attention {sorted(counts)} times each, so a layer's one map "
+                    "is not defined: capture a part of the model with one kind of layer, or use attention=None."
+                )
+            for place in range(max(counts, default=0)):
+                name = stack.name if place == 0 else f"{stack.name} cross"
+                found = [seen[place] for seen in calls if place < len(seen)]
+                self.recording.passes.setdefault(name, []).append(self._pass(stack, found, cross=place > 0))
+
+    def _check_layers(self, stack: Stack) -> None:
+        wrong = [layer for layer in self.layers or () if not -stack.depth <= layer < stack.depth]
+        if wrong:
+            raise CaptureError(f"layer {wrong[0]} was asked for, but {stack.name!r} has {stack.depth} layers.")
+
+    def _pass(self, stack: Stack, seen: list[Seen], cross: bool) -> Pass:
+        states = [stack.entered[layer] for layer in stack.chosen if layer in stack.entered]
+        states += [] if stack.left is None else [stack.left]
+        if self.probe.sequence_first:
+            states = [state.transpose(0, 1) for state in states]
+        maps = tuple(call.kept for call in seen) if self.recording.kind == "weights" else ()
+        statistics = tuple(call.kept for call in seen) if self.recording.kind == "statistics" else ()
+        if not states and not maps:
+            return Pass(None, statistics)
+        examples, tokens = (states[0].shape if states else maps[0].select(1, 0).shape)[:2]
+        keys = maps[0].shape[-1] if maps else 0
+        states = [self._placed(state) for state in states]
+        device = (states or maps)[0].device
+        flow = Flow(
+            states=tuple(states),
+            attention=maps,
+            mask=_fitting(stack.mask, (examples, tokens), device),
+            causal=not cross and (_sees_no_future(maps) if maps else all(call.causal for call in seen)),
+            depths=torch.tensor([*stack.chosen, stack.chosen[-1] + 1], dtype=torch.float32),
+            key_mask=_fitting(stack.key_mask, (examples, keys), device) if cross else None,
         )
+        return Pass(flow, statistics)
+
+    def _placed(self, value: Tensor) -> Tensor:
+        device, dtype = self.where
+        return value.to(device=device or value.device, dtype=dtype or value.dtype)
+
+    def _moved(self, statistics: AttentionStatistics) -> AttentionStatistics:
+        device = self.where[0]
+        if device is None:
+            return statistics
+        values = {f.name: getattr(statistics, f.name) for f in fields(statistics)}
+        return AttentionStatistics(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
 
 
-def _join(series) -> tuple[Tensor, ...]:
-    return tuple(torch.cat(parts) for parts in zip(*series, strict=True))
+def _not_finite(path: Path) -> str:
+    stack, layer = path[0]
+    return (
+        f"the attention of layer {layer} in {stack.name!r} is not finite: look at the states that enter it, or run in "
+        "float32."
+    )
 
 
-@contextmanager
-def capture(model: nn.Module, attention: str | None = "weights") -> Iterator[Recording]:
+def _sees_no_future(maps: Sequence[Tensor]) -> bool:
+    return maps[0].shape[-1] > 1 and all(not bool(weights.triu(1).any()) for weights in maps)
+
+
+def _fitting(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    """Return a mask where it is one of these tokens (a model may be told of others too)."""
+    return mask.to(device) if mask is not None and tuple(mask.shape) == shape else None
+
+
+def capture(
+    model: nn.Module,
+    attention: str | None = "weights",
+    *,
+    layers: Sequence[int] | None = None,
+    states: bool = True,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    max_bytes: int = 4 * 2**30,
+    positions: Lattice | Tensor | None = None,
+    **options: Any,
+) -> AbstractContextManager[Recording]:
     """Record states and attention of every forward pass made inside the `with` block.
 
-    `attention` is "weights" (the full maps) or None (states only). `recording.flow()` afterwards
-    is a `Flow`, detached, on the model's device; batches accumulate. `states[L]` is what leaves the
-    last layer, before any final norm. The model's outputs stay what they were, and the model is
-    left as it was, also after an exception. Raises `CaptureError` where no attention can be read
-    (never an empty tuple). Memory: `L * batch * heads * tokens^2` values for the maps.
+    `attention` is "weights" (full maps, `recording.flow()`), "statistics" (exact entropies, drift and
+    diffusivity in O(tokens) memory, `recording.statistics()`; `positions` and further options as in
+    `attention_statistics`) or None (states only). `layers` chooses layers (all, if not given): states
+    are then those that enter each and the one that leaves the last. `device` and `dtype` say where
+    and as what states and weights are kept (as they are, if not given). Batches accumulate.
+
+    Hugging Face models are read through their attention interface, `torch.nn.MultiheadAttention` by
+    hooks, other modules through an attribute `attend`; no module is found by its name. `states[L]` is
+    what leaves the last layer, before any final norm. The model's outputs stay what they were, and
+    the model is left as it was, also after an exception.
+
+    Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not
+    finite, or where full maps would need more than `max_bytes`: `layers * batch * heads * tokens^2`
+    values. Cost: statistics add about a second pass of attention.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> model = Transformer(Configuration(layers=2))
@@ -100,14 +200,14 @@ def capture(model: nn.Module, attention: str | None = "weights") -> Iterator[Rec
     >>> recording.flow()
     Flow(2 layers, 3 examples, 49 tokens, 4 heads, width 64)
     """
-    if attention not in ("weights", None):
-        raise ValueError(f"attention={attention!r} was asked for: choose 'weights' or None.")
-    recording = Recording(attention)
-    with _attached(model, keep_weights=attention == "weights") as probe:
-        probe.finished = recording._passes.append
-        yield recording
-    if attention and not recording._passes and probe.forwards:
-        raise CaptureError(probe.reason())
+    if attention not in KINDS:
+        raise ValueError(f"attention={attention!r} was asked for: choose 'weights', 'statistics' or None.")
+    if attention != "statistics" and (options or positions is not None):
+        raise ValueError("positions or options of statistics were given: they go with attention='statistics'.")
+    options = {**options, "positions": positions} if attention == "statistics" else {}
+    if layers is not None and not len(layers):
+        raise ValueError("no layers were asked for: name at least one, or leave `layers` out for all.")
+    return _Capture(model, attention, layers, states, device, dtype, max_bytes, options)
 
 
 def flow_of(
@@ -116,9 +216,10 @@ def flow_of(
     *,
     batch: int = 256,
     device: str | torch.device | None = None,
+    keep: str | torch.device = "cpu",
     attention: str | None = "weights",
 ) -> Flow:
-    """Run a model on inputs, batch by batch and without gradients, and return its Flow on the CPU.
+    """Run a model on inputs, batch by batch and without gradients, and return its Flow on the device `keep`.
 
     `inputs` is one tensor, or tensors by argument name, whose first axis counts examples. The model
     is moved to `device` where one is given, and stays there.
@@ -133,13 +234,11 @@ def flow_of(
         raise ValueError(f"inputs of {sorted(examples)} examples were given: all need the same number, at least one.")
     model = model if device is None else model.to(device)
     place = next(model.parameters()).device
-    parts: list[Flow] = []
-    for start in range(0, examples.pop(), batch):
-        given = {name: value[start : start + batch].to(place) for name, value in named.items()}
-        with torch.no_grad(), capture(model, attention) as recording:
+    with torch.no_grad(), capture(model, attention, device=keep) as recording:
+        for start in range(0, examples.pop(), batch):
+            given = {name: value[start : start + batch].to(place) for name, value in named.items()}
             model(given[""]) if "" in given else model(**given)
-        parts.append(recording.flow().to("cpu"))
-    return Recording.joined(parts)
+    return recording.flow().to(keep)
 
 
 @contextmanager
@@ -152,319 +251,24 @@ def substitute_attention(model: nn.Module, attention: Sequence[Tensor]) -> Itera
     replaced, `ValueError` where shapes disagree. `nn.MultiheadAttention` is not supported.
     """
 
-    def rewrite(layer: int, weights: Tensor, value: Tensor) -> Tensor:
+    def rewrite(layer: int, call: AttentionCall) -> Tensor:
         if layer >= len(attention):
             raise ValueError(f"{len(attention)} attentions were given, but the model has a layer {layer}.")
-        given = attention[layer].to(device=value.device, dtype=value.dtype)
+        given = attention[layer].to(device=call.value.device, dtype=call.value.dtype)
+        batch, heads, queries, _ = call.query.shape
+        wanted = (batch, heads, queries, call.key.shape[-2])
         try:
-            given = given.expand(weights.shape)
+            given = given.expand(wanted)
         except RuntimeError:
-            raise ValueError(
-                f"attention[{layer}] has shape {tuple(given.shape)}, but {tuple(weights.shape)} is wanted."
-            ) from None
-        return given @ value
+            raise ValueError(f"attention[{layer}] has shape {tuple(given.shape)}, but {wanted} is wanted.") from None
+        return given @ call.values()
 
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         raise CaptureError(
             "torch.nn.MultiheadAttention keeps its values to itself, so its attention can't be substituted: "
             "use a model with the attention interface or an `attend` attribute."
         )
-    with _attached(model, keep_weights=True, rewrite=rewrite) as probe:
+    with attached(model, lambda *_: (None, None), rewrite=rewrite, states=False) as probe:
         yield
     if probe.forwards and not probe.calls_seen:
         raise CaptureError(probe.reason())
-
-
-class _Probe:
-    """Follows one model's forward passes: which layer is running, and what its attention was."""
-
-    def __init__(self, model: nn.Module, keep_weights: bool, rewrite: Rewrite | None):
-        self.model = model
-        self.keep_weights = keep_weights
-        self.rewrite = rewrite
-        self.finished: Callable[[Flow], None] = lambda flow: None
-        self.forwards = 0
-        self.calls_seen = 0
-        self.running: list[tuple[_Stack, int]] = []
-        self.calls: list[_Call] = []
-        self.mask: Tensor | None = None
-        self.stacks: list[_Stack] = []
-        self.sequence_first = False
-
-    def begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.forwards += 1
-        self.running, self.calls, self.mask = [], [], None
-        for stack in self.stacks:
-            stack.entered.clear()
-            stack.left = None
-        try:
-            given = signature(module.forward).bind(*args, **kwargs).arguments
-        except TypeError:
-            return
-        for name in ("attention_mask", "mask"):
-            mask = given.get(name)
-            if isinstance(mask, Tensor) and mask.ndim == 2:
-                self.mask = mask.bool()
-        padding = given.get("src_key_padding_mask")
-        if isinstance(padding, Tensor):
-            self.mask = ~padding.bool() if padding.dtype == torch.bool else padding == 0
-
-    def end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        stack = self._chosen()
-        if stack is None or self.rewrite is not None:
-            self._forget()
-            return
-        calls: dict[int, list[_Call]] = {}
-        for call in self.calls:
-            if call.place is not None and call.place[0] is stack:
-                calls.setdefault(call.place[1], []).append(call)
-        layers = sorted(calls)
-        states = [stack.entered[layer] for layer in layers]
-        assert stack.left is not None
-        states.append(stack.left)
-        if self.sequence_first:
-            states = [state.transpose(0, 1) for state in states]
-        weights: list[Tensor] = []
-        if self.keep_weights:
-            for layer in layers:
-                if len(calls[layer]) != 1:
-                    raise CaptureError(
-                        f"layer {layer} called attention {len(calls[layer])} times (cross-attention?), so its one map "
-                        "is not defined: capture the encoder alone, or use attention=None."
-                    )
-                found = calls[layer][0].weights
-                assert found is not None
-                weights.append(found)
-        causal = bool(weights) and weights[0].shape[-1] > 1 and all(not w.triu(1).any() for w in weights)
-        flow = Flow(states=tuple(states), attention=tuple(weights), mask=self.mask, causal=causal)
-        self._forget()
-        self.finished(flow)
-
-    def _forget(self) -> None:
-        """Let go of this pass's tensors."""
-        self.running, self.calls = [], []
-        for stack in self.stacks:
-            stack.entered.clear()
-            stack.left = None
-
-    def _chosen(self) -> _Stack | None:
-        """Return the longest stack whose layers called attention."""
-        used = {id(call.place[0]): call.place[0] for call in self.calls if call.place is not None}
-        return max(
-            used.values(),
-            key=lambda stack: (stack.depth(), -self.stacks.index(stack)),
-            default=None,
-        )
-
-    def reason(self) -> str:
-        """Say why nothing was recorded."""
-        name = type(self.model).__name__
-        if self.calls_seen:
-            return (
-                f"{name} calls attention, but outside any ModuleList or Sequential of layers, so its depth is unknown: "
-                "put the layers into one nn.ModuleList."
-            )
-        return (
-            f"{name} ran, but no attention could be read: it neither uses transformers' attention interface, nor "
-            "torch.nn.MultiheadAttention, nor modules with an `attend` attribute. Rewrite its attention in one of "
-            "these ways, or use attention=None for the states alone."
-        )
-
-    def enter(self, stack: _Stack, layer: int) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            state = _first_state(args, kwargs)
-            if state is not None:
-                stack.entered[layer] = state.detach()
-            self.running.append((stack, layer))
-
-        return hook
-
-    def leave(self, stack: _Stack, layer: int) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            self.running.pop()
-            if layer == stack.depth() - 1:
-                state = output if isinstance(output, Tensor) else _first_state(tuple(output), {})
-                stack.left = None if state is None else state.detach()
-
-        return hook
-
-    def seen(self, weights: Tensor | None) -> int:
-        """Note a call of attention; return its layer."""
-        place = self.running[-1] if self.running else None
-        self.calls.append(_Call(place, None if weights is None else weights.detach()))
-        self.calls_seen += 1
-        return place[1] if place is not None else self.calls_seen - 1
-
-    def attend(self, original: Callable) -> Callable:
-        """Return what replaces a module's `attend`."""
-
-        def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-            weights = None
-            if self.keep_weights:
-                weights = attention_weights(query, key, mask)
-            layer = self.seen(weights)
-            if self.rewrite is not None:
-                assert weights is not None
-                return self.rewrite(layer, weights, value)
-            return original(query, key, value, mask)
-
-        return attend
-
-    def interface(self, base: Callable) -> Callable:
-        """Return what stands in transformers' attention interface while recording."""
-
-        def attend(module, query, key, value, attention_mask, scaling=None, is_causal=None, **kwargs):
-            unread = [name for name in _UNREAD if kwargs.get(name) is not None]
-            if unread and self.keep_weights:
-                raise CaptureError(
-                    f"{type(module).__name__} changes its attention weights by {', '.join(unread)}, which is not read "
-                    "here: load the model with attn_implementation='eager' and output_attentions=True instead."
-                )
-            weights = None
-            if self.keep_weights:
-                causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-                mask = attention_mask
-                if mask is None and causal and query.shape[-2] > 1:
-                    mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-                keys = _repeat(key, query.shape[1])
-                weights = attention_weights(query, keys, mask, scaling, kwargs.get("position_bias"))
-            layer = self.seen(weights)
-            if self.rewrite is not None:
-                assert weights is not None
-                values = _repeat(value, query.shape[1])
-                return self.rewrite(layer, weights, values).transpose(1, 2).contiguous(), None
-            return base(
-                module,
-                query,
-                key,
-                value,
-                attention_mask,
-                scaling=scaling,
-                is_causal=is_causal,
-                **kwargs,
-            )
-
-        return attend
-
-    def multihead(self, module: nn.MultiheadAttention) -> tuple[Callable, Callable]:
-        """Return the hooks that make a MultiheadAttention give its maps, and take them from it."""
-        asked: list[bool] = []
-
-        def before(module: nn.Module, args: tuple, kwargs: dict):
-            self.sequence_first = not getattr(module, "batch_first", True)
-            asked.append(kwargs.get("need_weights", True))
-            if len(args) > 4:
-                asked[-1], args = args[4], args[:4]
-            return args, {**kwargs, "need_weights": True, "average_attn_weights": False}
-
-        def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
-            mixed, weights = output
-            self.seen(weights)
-            # Who had asked for weights gets those of the default: averaged over heads.
-            return mixed, weights.mean(1) if asked.pop() else None
-
-        return before, after
-
-
-def attention_weights(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Return softmax attention's weights, (batch, heads, queries, keys).
-
-    `mask` is True where a query may see a key, or is added to the logits where it is of a floating
-    type; `scale` defaults to 1/sqrt(head width). A row that may see no key is all zeros.
-    """
-    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if bias is not None:
-        logits = logits + bias
-    if mask is not None and mask.dtype == torch.bool:
-        logits = logits.masked_fill(~mask, float("-inf"))
-    elif mask is not None:
-        logits = logits + mask
-    exact = torch.promote_types(logits.dtype, torch.float32)  # half precision is too coarse to normalise in
-    return torch.softmax(logits.to(exact), dim=-1).nan_to_num(0.0).to(query.dtype)
-
-
-def _repeat(heads: Tensor, wanted: int) -> Tensor:
-    """Repeat key or value heads so that each query head has its own (grouped-query attention)."""
-    return heads if heads.shape[1] == wanted else heads.repeat_interleave(wanted // heads.shape[1], dim=1)
-
-
-def _first_state(args: tuple, kwargs: dict) -> Tensor | None:
-    """Return the first (batch, tokens, width) tensor among a layer's arguments."""
-    named = kwargs.get("hidden_states")
-    for value in ([named] if isinstance(named, Tensor) else []) + list(args) + list(kwargs.values()):
-        if isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point():
-            return value
-    return None
-
-
-@contextmanager
-def _attached(model: nn.Module, keep_weights: bool, rewrite: Rewrite | None = None) -> Iterator[_Probe]:
-    """Attach a probe to a model; detach it whatever happens."""
-    probe = _Probe(model, keep_weights, rewrite)
-    with ExitStack() as undo:
-
-        def hook(handle) -> None:
-            undo.callback(handle.remove)
-
-        hook(model.register_forward_pre_hook(probe.begin, with_kwargs=True))
-        for container in model.modules():
-            if isinstance(container, nn.ModuleList) or _is_layer_sequence(container):
-                stack = _Stack(container)
-                probe.stacks.append(stack)
-                for number, layer in enumerate(stack.layers):
-                    hook(layer.register_forward_pre_hook(probe.enter(stack, number), with_kwargs=True))
-                    hook(layer.register_forward_hook(probe.leave(stack, number)))
-        # The fused inference path of nn.TransformerEncoder never calls its attention module.
-        undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module in model.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                before, after = probe.multihead(module)
-                hook(module.register_forward_pre_hook(before, with_kwargs=True))
-                hook(module.register_forward_hook(after, with_kwargs=True))
-            elif callable(vars(module).get("attend")):
-                original: Any = module.attend
-                vars(module)["attend"] = probe.attend(original)
-                undo.callback(vars(module).__setitem__, "attend", original)
-        if hasattr(model, "set_attn_implementation"):
-            undo.enter_context(_interface(model, probe))
-        hook(model.register_forward_hook(probe.end))
-        yield probe
-
-
-def _is_layer_sequence(module: nn.Module) -> bool:
-    """Say whether a Sequential holds layers: children of one type, each with attention inside."""
-    if not isinstance(module, nn.Sequential) or len({type(child) for child in module}) != 1:
-        return False
-    return all(
-        any(isinstance(part, nn.MultiheadAttention) or "attend" in vars(part) for part in child.modules())
-        for child in module
-    )
-
-
-@contextmanager
-def _interface(model: Any, probe: _Probe) -> Iterator[None]:
-    """Send a Hugging Face model's attention through the probe; restore every configuration."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
-
-    configurations = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    before = {key: config._attn_implementation for key, config in configurations.items()}
-    name = f"pdelens_{id(probe)}"  # its own name, so that recordings may overlap
-    AttentionInterface.register(name, probe.interface(sdpa_attention_forward))
-    AttentionMaskInterface.register(name, sdpa_mask)
-    try:
-        model.set_attn_implementation(name)
-        yield
-    finally:
-        for key, config in configurations.items():
-            config._attn_implementation_internal = before[key]
-        AttentionInterface._global_mapping.pop(name, None)
-        AttentionMaskInterface._global_mapping.pop(name, None)

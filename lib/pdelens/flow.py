@@ -1,6 +1,7 @@
 """The Flow: what moves through depth, whether a Transformer or a PDE moved it."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ class Flow:
     tokens (all, if not given); padded rows and keys are left out of every measure. `causal` says
     that no token sees a later one. `depths` are the states' places in depth-time, one unit a layer.
     `lattice` says where tokens live (None: nowhere in particular). `notes` are warnings of whatever
-    made the Flow. Either sequence of tensors may be empty.
+    made the Flow. Either sequence of tensors may be empty. `key_mask` (batch, keys) belongs to
+    cross-attention, whose keys are another sequence's tokens.
 
     Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1.
 
@@ -37,6 +39,7 @@ class Flow:
     depths: Tensor | None = None
     lattice: Any = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    key_mask: Tensor | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "states", tuple(self.states))
@@ -76,8 +79,9 @@ class Flow:
     def allowed(self) -> Tensor:
         """Return which query may see which key, (batch, 1, queries, keys)."""
         assert self.mask is not None
-        keys = self.mask[:, None, None, :].expand(-1, 1, self.tokens, -1)
-        return keys.tril() if self.causal else keys
+        keys = self.mask if self.key_mask is None else self.key_mask
+        allowed = keys[:, None, None, :].expand(-1, 1, self.tokens, -1)
+        return allowed.tril() if self.causal else allowed
 
     def select(self, examples) -> "Flow":
         """Return the Flow of some examples (a slice or an index tensor)."""
@@ -93,10 +97,9 @@ class Flow:
         """Return the Flow on another device, or with states and attention of another type."""
         assert self.mask is not None
         moved = self._map(lambda value: value if value.dtype == torch.bool else value.to(*args, **kwargs))
-        return replace(
-            moved,
-            mask=self.mask.to(moved.states[0].device if moved.states else moved.attention[0].device),
-        )
+        device = moved.states[0].device if moved.states else moved.attention[0].device
+        key_mask = None if self.key_mask is None else self.key_mask.to(device)
+        return replace(moved, mask=self.mask.to(device), key_mask=key_mask)
 
     def permute_heads(self, orders) -> "Flow":
         """Return the Flow with layer l's heads in the order `orders[l]`."""
@@ -114,6 +117,7 @@ class Flow:
         tensors |= {f"attention.{layer}": value.contiguous() for layer, value in enumerate(self.attention)}
         # safetensors refuses tensors that share memory; a Flow's may (two equal depths, an expanded mask).
         tensors |= {"mask": self.mask, "depths": self.depths}
+        tensors |= {} if self.key_mask is None else {"key_mask": self.key_mask}
         tensors = {name: value.clone() for name, value in tensors.items()}
         draft = Path(path).with_suffix(".draft")
         save_file(tensors, draft, metadata={"flow": json.dumps({"causal": self.causal})})
@@ -142,6 +146,7 @@ class Flow:
             tensors["mask"],
             about["causal"],
             tensors["depths"],
+            key_mask=tensors.get("key_mask"),
         )
 
     def __repr__(self) -> str:
@@ -157,6 +162,7 @@ class Flow:
             states=tuple(change(value) for value in self.states),
             attention=tuple(change(value) for value in self.attention),
             mask=change(self.mask),
+            key_mask=None if self.key_mask is None else change(self.key_mask),
         )
 
     def _check_shapes(self) -> None:
@@ -181,6 +187,10 @@ class Flow:
             raise ValueError(
                 f"the mask has shape {tuple(self.mask.shape)}, but ({self.examples}, {self.tokens}) is wanted."
             )
+        if self.key_mask is not None and self.attention:
+            wanted = (self.examples, self.attention[0].shape[-1])
+            if tuple(self.key_mask.shape) != wanted:
+                raise ValueError(f"the key mask has shape {tuple(self.key_mask.shape)}, but {wanted} is wanted.")
         if self.depths is not None and len(self.depths) != self.layers + 1:
             raise ValueError(f"{len(self.depths)} depths were given for {self.layers} layers: one more is wanted.")
 
@@ -188,13 +198,23 @@ class Flow:
         assert self.mask is not None
         for name, series in (("states", self.states), ("attention", self.attention)):
             for layer, value in enumerate(series):
-                if not bool(torch.isfinite(value.detach()).all()):
+                if not finite(value):
                     raise ValueError(f"{name}[{layer}] holds values that are not finite: look at the layer before it.")
+        whole = bool(self.mask.all())
         for layer, value in enumerate(self.attention):
-            rows = value.detach().sum(-1).transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
+            rows = value.detach().sum(-1)  # (batch, heads, queries)
+            if not whole:
+                rows = rows.transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
             slack = 1e-2 if value.dtype in (torch.bfloat16, torch.float16) else 1e-4
             if rows.numel() and float((rows - 1).abs().max()) > slack:
                 raise ValueError(
                     f"attention[{layer}] has rows that sum to {float(rows.min()):.4g} ... {float(rows.max()):.4g}, "
                     "but every row of a real token must sum to 1."
                 )
+
+
+def finite(value: Tensor) -> bool:
+    """Return whether no entry is NaN or infinite, in one pass where that is so."""
+    value = value.detach()
+    # The sum is finite only if every entry is; where it is not, it may only have overflowed.
+    return math.isfinite(float(value.sum())) or bool(torch.isfinite(value).all())

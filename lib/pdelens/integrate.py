@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .flow import Flow
+from .flow import Flow, finite
 from .pde import PDE
 from .stability import SPLITTINGS, StepError, reaction_notes, refuse_unstable, segments, step_bound
 from .terms import Term
@@ -97,21 +97,45 @@ def solve(
 
     For loops that have checked their input once (calibration). Raises `DivergenceError`.
     """
-    state = pde.encode(u0)
+    state, frozen = pde.encode(u0), _Frozen(pde, mask)
     states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
     for start, end in pairwise(times):
         before = state
         for a, b in segments(pde, start, end):
             if how.method == "dopri5":
-                state = _adaptive(pde, state, a, b, mask, how.rtol, how.atol)
+                state = _adaptive(frozen, state, a, b, how.rtol, how.atol)
             else:
-                state = _fixed(pde, state, a, b, how, mask)
-        if not bool(torch.isfinite(state.detach()).all()):
-            raise DivergenceError(_blame(pde, before, start, end, how, mask))
+                state = _fixed(frozen, state, a, b, how)
+        if not finite(state):
+            raise DivergenceError(_blame(frozen, before, start, end, how))
         states.append(pde.decode(end, state))
         if end != times[-1]:
             maps.append(pde.attention(end, state, mask))
     return states, [m for m in maps if m is not None]
+
+
+class _Frozen:
+    """A PDE's terms as functions of the state alone, renewed only when depth-time moves a coefficient."""
+
+    def __init__(self, pde: PDE, mask: Tensor | None):
+        self.pde, self.mask = pde, mask
+        self.autonomous = pde.autonomous
+        self.time, self.found = math.nan, {}
+
+    def at(self, t: float) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Return the active terms at depth-time t."""
+        if not self.found or (t != self.time and not self.autonomous):
+            self.time, self.found = t, self.pde.frozen(t, self.mask)
+        return self.found
+
+    def exact(self, name: str, t: float, dt: float, u: Tensor, how: str) -> Tensor | None:
+        """Return the state after dt of one term alone where it offers a formula, or None."""
+        term: Term = self.pde.terms[name]  # type: ignore[assignment]
+        return term.exact_step(t, dt, u, self.mask, how)
+
+    def rhs(self, t: float, u: Tensor) -> Tensor:
+        """Return the whole right-hand side."""
+        return self.pde.total(self.at(t), u)
 
 
 def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
@@ -129,7 +153,7 @@ def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
         raise ValueError(f"a state of shape {tuple(u0.shape)} was given, but (batch, tokens, width) is wanted.")
     if pde.lattice is not None:
         pde.lattice.check(u0)
-    if not bool(torch.isfinite(u0.detach()).all()):
+    if not finite(u0):
         raise ValueError("the initial state holds NaN or infinity: look at what made it.")
     times = list(range(int(pde.depth) + 1)) if depths is None else [float(t) for t in depths]
     if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
@@ -143,90 +167,91 @@ def _clip(pde: PDE, a: float, b: float) -> Callable[[float], float]:
     return lambda t: min(t, last)
 
 
-def _fixed(pde: PDE, state: Tensor, a: float, b: float, how: Steps, mask, watch=None) -> Tensor:
-    at, dt = _clip(pde, a, b), (b - a) / how.substeps
+def _fixed(frozen: _Frozen, state: Tensor, a: float, b: float, how: Steps, watch=None) -> Tensor:
+    at, dt = _clip(frozen.pde, a, b), (b - a) / how.substeps
     for number in range(how.substeps):
         t = a + number * dt
         if how.method in SPLITTINGS:
-            state = _split_step(pde, at, t, dt, state, how, mask, watch)
+            state = _split_step(frozen, at, t, dt, state, how, watch)
         else:
-            state = _whole_step(pde, at, t, dt, state, how.method, mask)
+            state = _whole_step(frozen, at, t, dt, state, how.method)
             if watch is not None:
                 watch(t + dt, "", state)
     return state
 
 
-def _whole_step(pde: PDE, at, t: float, dt: float, u: Tensor, method: str, mask) -> Tensor:
-    def f(time, state):
-        return pde.rhs(at(time), state, mask)
-
+def _whole_step(frozen: _Frozen, at, t: float, dt: float, u: Tensor, method: str) -> Tensor:
+    add, f = torch.add, frozen.rhs
+    first = f(at(t), u)
     if method == "euler":
-        change = f(t, u)
+        moved = add(u, first, alpha=dt)
     elif method == "heun":
-        first = f(t, u)
-        change = (first + f(t + dt, u + dt * first)) / 2
+        second = f(at(t + dt), add(u, first, alpha=dt))
+        moved = add(u, first + second, alpha=dt / 2)
     else:
-        k1 = f(t, u)
-        k2 = f(t + dt / 2, u + dt / 2 * k1)
-        k3 = f(t + dt / 2, u + dt / 2 * k2)
-        k4 = f(t + dt, u + dt * k3)
-        change = (k1 + 2 * k2 + 2 * k3 + k4) / 6
-    return _retracted(pde, u + dt * change)
+        middle = at(t + dt / 2)
+        second = f(middle, add(u, first, alpha=dt / 2))
+        third = f(middle, add(u, second, alpha=dt / 2))
+        fourth = f(at(t + dt), add(u, third, alpha=dt))
+        moved = add(u, add(first + fourth, second + third, alpha=2), alpha=dt / 6)
+    return _retracted(frozen.pde, moved)
 
 
-def _split_step(pde: PDE, at, t, dt, u, how: Steps, mask, watch) -> Tensor:
-    terms = list(pde.active().items())
+def _split_step(frozen: _Frozen, at, t, dt, u, how: Steps, watch) -> Tensor:
+    """Step term by term: in order (Lie), or in order and back by halves (Strang)."""
     if how.method == "lie":
-        plan = [(name, term, t, dt) for name, term in terms]
-    else:
-        first = [(name, term, t, dt / 2) for name, term in terms[:-1]]
-        second = [(name, term, t + dt / 2, dt / 2) for name, term in reversed(terms[:-1])]
-        plan = [*first, (*terms[-1], t, dt), *second]
-    for name, term, begin, length in plan:
-        u = _term_step(pde, term, at, begin, length, u, how, mask)
+        now = at(t)
+        for name, term in frozen.at(now).items():
+            exact = None if how.diffusion_step == "explicit" else frozen.exact(name, now, dt, u, how.diffusion_step)
+            u = _retracted(frozen.pde, torch.add(u, term(u), alpha=dt)) if exact is None else exact
+            if watch is not None:
+                watch(t + dt, name, u)
+        return u
+    names = list(frozen.at(at(t)))
+    first = [(name, t, dt / 2) for name in names[:-1]]
+    second = [(name, t + dt / 2, dt / 2) for name in reversed(names[:-1])]
+    for name, begin, length in [*first, (names[-1], t, dt), *second]:
+        exact = frozen.exact(name, at(begin + length / 2), length, u, how.diffusion_step)
+        u = _heun_step(frozen, name, at, begin, length, u) if exact is None else exact
         if watch is not None:
             watch(begin + length, name, u)
     return u
 
 
-def _term_step(pde: PDE, term: Term, at, t, dt, u, how: Steps, mask) -> Tensor:
-    """Step one term alone: Euler inside Lie, Heun inside Strang (which needs second order), or exactly."""
-    middle = at(t + dt / 2) if how.method == "strang" else at(t)
-    exact = term.exact_step(middle, dt, u, mask, how.diffusion_step)
-    if exact is not None:
-        return exact
-    first = term(at(t), u, mask)
-    if how.method == "lie":
-        return _retracted(pde, u + dt * first)
-    if pde.constraint is None:
-        return u + dt / 2 * (first + term(at(t + dt), u + dt * first, mask))
-    first = pde.constraint.project(u, first)
-    ahead = pde.constraint.retract(u + dt * first)
-    second = pde.constraint.project(ahead, term(at(t + dt), ahead, mask))
-    return _retracted(pde, u + dt / 2 * (first + second))
+def _heun_step(frozen: _Frozen, name: str, at, t, dt, u) -> Tensor:
+    """Step one term alone by Heun's method: Strang's second order needs it of every sub-step."""
+    pde = frozen.pde
+    first = frozen.at(at(t))[name](u)
+    if pde.constraint is not None:
+        first = pde.constraint.project(u, first)
+    ahead = _retracted(pde, torch.add(u, first, alpha=dt))
+    second = frozen.at(at(t + dt))[name](ahead)
+    if pde.constraint is not None:
+        second = pde.constraint.project(ahead, second)
+    return _retracted(pde, torch.add(u, first + second, alpha=dt / 2))
 
 
 def _retracted(pde: PDE, u: Tensor) -> Tensor:
     return u if pde.constraint is None else pde.constraint.retract(u)
 
 
-def _adaptive(pde: PDE, state: Tensor, a: float, b: float, mask, rtol: float, atol: float) -> Tensor:
+def _adaptive(frozen: _Frozen, state: Tensor, a: float, b: float, rtol: float, atol: float) -> Tensor:
     from torchdiffeq import odeint
 
-    at = _clip(pde, a, b)
+    at = _clip(frozen.pde, a, b)
     times = torch.tensor([a, b], dtype=torch.float64, device=state.device)
     try:
         found = odeint(
-            lambda t, u: pde.rhs(at(float(t.detach())), u, mask), state, times, rtol=rtol, atol=atol, method="dopri5"
+            lambda t, u: frozen.rhs(at(float(t.detach())), u), state, times, rtol=rtol, atol=atol, method="dopri5"
         )
     except AssertionError as error:
         raise DivergenceError(
             f"dopri5 found no step between t = {a:g} and {b:g} ({error}): the equation is too stiff for rtol {rtol:g}."
         ) from error
-    return _retracted(pde, found[-1])  # type: ignore[index]
+    return _retracted(frozen.pde, found[-1])  # type: ignore[index]
 
 
-def _blame(pde: PDE, before: Tensor, start: float, end: float, how: Steps, mask) -> str:
+def _blame(frozen: _Frozen, before: Tensor, start: float, end: float, how: Steps) -> str:
     """Replay an interval and name the first depth-time and term whose state is not finite."""
     if how.method == "dopri5":
         return f"the state is not finite between t = {start:g} and {end:g} (dopri5)."
@@ -238,14 +263,14 @@ def _blame(pde: PDE, before: Tensor, start: float, end: float, how: Steps, mask)
 
     with torch.no_grad():
         state = before.detach()
-        for a, b in segments(pde, start, end):
+        for a, b in segments(frozen.pde, start, end):
             last = state
-            state = _fixed(pde, state, a, b, how, mask, watch)
+            state = _fixed(frozen, state, a, b, how, watch)
             if culprit:
                 break
         t, name = culprit[0] if culprit else (end, "")
         if not name:
-            sizes = {n: float(term(start, last, mask).abs().max()) for n, term in pde.active().items()}
+            sizes = {n: float(term(last).abs().max()) for n, term in frozen.at(start).items()}
             name = max(sizes, key=lambda n: sizes[n] if math.isfinite(sizes[n]) else math.inf)
     return (
         f"the state is not finite at t = {t:g}, in the term {name!r} (method {how.method}, {how.substeps} substeps): "

@@ -11,6 +11,7 @@ unit of depth-time. Boundaries are imposed by the stencil itself, not by a penal
 Special tokens (CLS, SEP) lie before or after the lattice's own; no difference touches or reads them.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,7 +50,7 @@ class Lattice:
     @property
     def places(self) -> int:
         """Number of tokens on the lattice."""
-        return int(torch.tensor(self.shape).prod())
+        return math.prod(self.shape)
 
     @property
     def tokens(self) -> int:
@@ -73,12 +74,12 @@ class Lattice:
 
     def unfold(self, u: Tensor) -> Tensor:
         """Return the lattice's own tokens as (..., *shape, width)."""
-        before = self.special[0]
-        return u[..., before : before + self.places, :].unflatten(-2, self.shape)
+        inner = u.narrow(-2, self.special[0], self.places) if any(self.special) else u
+        return inner if self.dims == 1 else inner.unflatten(-2, self.shape)
 
     def fold(self, u: Tensor) -> Tensor:
         """Undo `unfold`; special tokens come back as zeros."""
-        flat = u.flatten(-1 - self.dims, -2)
+        flat = u if self.dims == 1 else u.flatten(-1 - self.dims, -2)
         return flat if not any(self.special) else torch.nn.functional.pad(flat, (0, 0, *self.special))
 
 
@@ -299,8 +300,9 @@ def _pinned(change: Tensor, lattice: Lattice) -> Tensor:
     if lattice.boundary != "dirichlet":
         return change
     for axis in range(-1 - lattice.dims, -1):
-        ends = torch.tensor([0, change.shape[axis] - 1], device=change.device)
-        change = change.index_fill(change.ndim + axis, ends, 0)
+        # In place: the change is a new tensor, and copying it would cost as much as the stencil.
+        change.narrow(axis, 0, 1).zero_()
+        change.narrow(axis, -1, 1).zero_()
     return change
 
 

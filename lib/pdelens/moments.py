@@ -150,8 +150,8 @@ def expansions(flow_calibration, flow_heldout, lattice: Lattice, see) -> dict[st
     `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with
     those; `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but
     blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
-    calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation), on
-    the lattice's own tokens.
+    calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or
+    one for each layer), on the lattice's own tokens.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("taylor", "gaussian", "stencil", "mean map", "uniform")}
     own = slice(lattice.special[0], lattice.special[0] + lattice.places)
@@ -159,7 +159,8 @@ def expansions(flow_calibration, flow_heldout, lattice: Lattice, see) -> dict[st
         sides = []
         for flow in (flow_calibration, flow_heldout):
             inner, _ = lattice_attention(flow.attention[layer], lattice)
-            u = see(flow.states[layer])[..., own, :]
+            look = see if callable(see) else see[layer]
+            u = look(flow.states[layer])[..., own, :]
             sides.append((inner, u, inner @ u.unsqueeze(1)))
         (maps, u_fit, target_fit), (inner, u, target) = sides
         about = attention_moments(flow_heldout.attention[layer], lattice)
@@ -183,3 +184,21 @@ def sinkhorn(logits: Tensor, iterations: int = 20) -> Tensor:
         logs = logs - torch.logsumexp(logs, -2, keepdim=True)
         logs = logs - torch.logsumexp(logs, -1, keepdim=True)
     return logs.exp()
+
+
+def displacement_kernel(weights: Tensor, lattice: Lattice) -> Tensor:
+    """Return attention (..., tokens, tokens) as a function of displacement, averaged over queries.
+
+    (..., 2 n - 1) on a chain, (..., 2 h - 1, 2 w - 1) on a grid, displacement 0 in the middle; each
+    entry is the mean over those queries from which that displacement stays on the lattice.
+    """
+    inner, _ = lattice_attention(weights, lattice)
+    place = lattice.positions()
+    offset = place[None] - place[:, None] + torch.tensor(lattice.shape) - 1  # (queries, keys, dims), from 0
+    sides = [2 * side - 1 for side in lattice.shape]
+    number = offset[..., 0] if lattice.dims == 1 else offset[..., 0] * sides[1] + offset[..., 1]
+    flat = number.flatten().to(inner.device)
+    size = int(torch.Size(sides).numel())
+    sums = inner.new_zeros(*inner.shape[:-2], size).index_add_(-1, flat, inner.flatten(-2))
+    counts = torch.bincount(flat, minlength=size).clamp_min(1).to(inner)
+    return (sums / counts).view(*inner.shape[:-2], *sides)

@@ -4,12 +4,12 @@ An attention null is one map a layer, each broadcastable to (batch, heads, queri
 null is one state a depth.
 """
 
-from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .agreement import centred_cosine, cosine
+from .agreement import centred_cosine
 from .flow import Flow
 
 Maps = tuple[Tensor, ...]
@@ -86,7 +86,7 @@ def state_nulls(reference: Flow, calibration: Flow) -> dict[str, tuple[Tensor, .
     state at depth 0 alone); `mean state` knows depth, token and channel only. The affine map is one
     matrix a layer, the same for every token, fitted by least squares on the calibration split.
     """
-    maps = [_least_squares(a, b, calibration.mask) for a, b in _steps(calibration)]
+    maps = [_least_squares(a, b, calibration.mask) for a, b in pairwise(calibration.states)]
     stepped = [reference.states[0]]
     rolled = [reference.states[0]]
     for layer, (matrix, bias) in enumerate(maps):
@@ -162,10 +162,6 @@ def _derangement(count: int, seed: int) -> Tensor:
     return order
 
 
-def _steps(flow: Flow) -> Sequence[tuple[Tensor, Tensor]]:
-    return list(zip(flow.states[:-1], flow.states[1:], strict=True))
-
-
 def _least_squares(before: Tensor, after: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     keep = torch.ones(before.shape[:2], dtype=torch.bool) if mask is None else mask
     x, y = before[keep].double(), after[keep].double()
@@ -176,12 +172,3 @@ def _least_squares(before: Tensor, after: Tensor, mask: Tensor | None) -> tuple[
     gram += 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
     solution = torch.linalg.solve(gram, design.T @ y).to(before.dtype)
     return solution[:-1], solution[-1]
-
-
-def best_null(reference: Flow, nulls: dict[str, Maps]) -> Tensor:
-    """Return the best null's mean raw cosine per layer and head, (layers, heads)."""
-    scores = [
-        torch.stack([cosine(m, a, reference.mask).mean(0) for m, a in zip(maps, reference.attention, strict=True)])
-        for maps in nulls.values()
-    ]
-    return torch.stack(scores).amax(0)

@@ -21,8 +21,12 @@ def store(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     extra: Mapping[str, Tensor] | None = None,
+    keep_before: bool = False,
 ) -> None:
-    """Write model, optimiser and what `about` says, so that the file is never seen half-written."""
+    """Write model, optimiser and what `about` says, so that the file is never seen half-written.
+
+    With `keep_before` the checkpoint that was there stays beside it, for `restore` to fall back on.
+    """
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -33,7 +37,9 @@ def store(
     draft = path.with_suffix(".draft")
     # Copies: safetensors refuses tensors that share memory.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(plain, draft, metadata={"about": json.dumps(about)})
+    save_file(plain, draft, metadata={"about": json.dumps(about), "digest": digest(plain)})
+    if keep_before and path.exists():
+        path.replace(_before(path))
     draft.replace(path)
 
 
@@ -42,19 +48,19 @@ def restore(
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Load a checkpoint of this very job into model and optimiser; return what `store` was told.
 
-    None where there is none, where it is torn, or where it is of another job (each said in a sentence).
+    Where the newest is torn, the one before it is used if it was kept. None where there is none, or
+    none whole, or where it is of another job (each said in a sentence).
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
+    found = None
+    for candidate in (path, _before(path)):
+        if not candidate.exists():
+            continue
+        found = _read(candidate)
+        if found is not None:
+            break
+    if found is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as stream:
-            about = json.loads((stream.metadata() or {})["about"])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    except (SafetensorError, OSError, KeyError) as error:
-        print(f"{path} is torn ({error}): starting afresh.", file=sys.stderr)
-        return None
+    about, tensors = found
     if about["job"] != json.loads(json.dumps(job)):
         print(f"{path} is of another job: starting afresh.", file=sys.stderr)
         return None
@@ -69,6 +75,42 @@ def restore(
         state.setdefault(int(number), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return about, parts["extra"]
+
+
+def forget(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    path.unlink(missing_ok=True)
+    _before(path).unlink(missing_ok=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return one SHA-256 over names and values of CPU tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+        about = json.loads(metadata["about"])
+        # A file may have its full length and yet hold other bytes, after a loss of power for instance.
+        if metadata["digest"] != digest(tensors):
+            raise OSError("its digest differs")
+    except (SafetensorError, OSError, KeyError) as error:
+        print(f"{path} is torn ({error}): going back to the one before it, or to the start.", file=sys.stderr)
+        return None
+    return about, tensors
 
 
 def generator_for(seed: int, stream: int) -> torch.Generator:

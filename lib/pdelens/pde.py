@@ -5,7 +5,7 @@
 one unit of depth-time a layer. Terms can be switched off one by one; `str(pde)` prints the equation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 
@@ -57,10 +57,15 @@ class PostNorm(Term):
         assert isinstance(self.inner, SelfAttention)
         return self.inner.weights(t, self.state(t, z), mask)
 
-    def forward(self, t: float, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the velocity of z before projection."""
-        u = self.state(t, z)
-        return u - z + self.inner(t, u, mask)
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the velocity of z before projection, as a function of z."""
+        gain, bias, inner = self.gain(t), self.bias(t), self.inner.frozen(t, mask)
+
+        def velocity(z: Tensor) -> Tensor:
+            u = gain.to(z.dtype) * z + bias.to(z.dtype)
+            return u - z + inner(u)
+
+        return velocity
 
 
 class PDE(nn.Module):
@@ -100,9 +105,22 @@ class PDE(nn.Module):
 
     def rhs(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return du/dt, tangential where there is a constraint."""
-        parts = [term(t, u, mask) for term in self.active().values()]
+        return self.total(self.frozen(t, mask), u)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Return the active terms at depth-time t, as functions of the state alone."""
+        return {name: term.frozen(t, mask) for name, term in self.active().items()}
+
+    def total(self, frozen: Mapping[str, Callable[[Tensor], Tensor]], u: Tensor) -> Tensor:
+        """Return the sum of frozen terms at a state, tangential where there is a constraint."""
+        parts = [term(u) for term in frozen.values()]
         total = torch.zeros_like(u) if not parts else reduce(torch.add, parts)
         return total if self.constraint is None else self.constraint.project(u, total)
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether no coefficient depends on depth-time."""
+        return all(module.modes == 1 for module in self.modules() if isinstance(module, Modes))
 
     def attention(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Return the attention at a state, (batch, heads, tokens, tokens), or None without an attention term."""
@@ -220,9 +238,9 @@ class TransformerPDE(PDE):
         """Return u itself, or `(u - b) / g` on the sphere for the post-norm form."""
         if self.form == "pre":
             return u
-        term = next(term for term in self.active().values() if isinstance(term, PostNorm))
         assert self.constraint is not None
-        return self.constraint.retract((u - term.bias(0.0)) / term.gain(0.0))
+        term = self._post_norm()
+        return self.constraint.retract(u if term is None else (u - term.bias(0.0)) / term.gain(0.0))
 
     def decode(self, t: float, state: Tensor) -> Tensor:
         """Return the state itself, or `g(t) z + b(t)` for the post-norm form."""
@@ -231,5 +249,10 @@ class TransformerPDE(PDE):
         if self.last_norm is not None and t >= self.depth - 1e-6:
             gain, bias = self.last_norm
             return gain.to(state) * state + bias.to(state)
-        term = next(term for term in self.active().values() if isinstance(term, PostNorm))
-        return term.state(t, state)
+        term = self._post_norm()
+        return state if term is None else term.state(t, state)
+
+    def _post_norm(self) -> PostNorm | None:
+        """Return the term whose gain and bias the state carries: the first active one, else the first."""
+        found = [term for term in [*self.active().values(), *self.terms.values()] if isinstance(term, PostNorm)]
+        return found[0] if found else None

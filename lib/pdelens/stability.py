@@ -84,7 +84,8 @@ def reaction_notes(pde: PDE, times, substeps: int) -> tuple[str, ...]:
         reaction = getattr(term, "inner", term)
         if isinstance(reaction, Reaction):
             dt = max(b - a for a, b in pairwise(times)) / substeps
-            estimate = max(reaction.lipschitz(t) for t in times[:-1])
+            # A constant coefficient has one estimate, whatever the time.
+            estimate = max(reaction.lipschitz(t) for t in (times[:1] if pde.autonomous else times[:-1]))
             if dt * estimate > 1:
                 found.append(
                     f"{name}: step {dt:.3g} times the Lipschitz estimate {estimate:.3g} is {dt * estimate:.3g} > 1, so "

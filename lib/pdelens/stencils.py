@@ -27,11 +27,13 @@ class SecondDifference(torch.autograd.Function):
         rest = x.shape[axis + 1 :] if axis != -1 else ()
         inner = int(torch.Size(rest).numel())
         flat = x.contiguous().view(-1, side, inner)
-        result = torch.empty_like(flat)
+        # Not a view of something: its ends may be set in place later.
+        result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        written = result.view(flat.shape)
         block = max(1, _BLOCK // (side * inner * x.element_size()))
         for start in range(0, len(flat), block):
-            _second(flat[start : start + block], result[start : start + block], boundary)
-        return result.view(x.shape)
+            _second(flat[start : start + block], written[start : start + block], boundary)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -44,13 +44,15 @@ SURROGATES = (
 )
 
 
-def aligned_flow(model: Transformer, images: torch.Tensor, orders: list[torch.Tensor] | None = None) -> Flow:
+def aligned_flow(
+    model: Transformer, images: torch.Tensor, orders: list[torch.Tensor] | None = None, keep: str = "cpu"
+) -> Flow:
     """Return a teacher's Flow with each layer's heads in the order that continues the layer before.
 
     Heads within a layer have no order of their own; an equation that shares its heads across depth
     needs one. Without `orders` they are found on the committed calibration pictures.
     """
-    return flow_of(model, images).permute_heads(head_orders(model) if orders is None else orders)
+    return flow_of(model, images, keep=keep).permute_heads(head_orders(model) if orders is None else orders)
 
 
 def head_orders(model: Transformer) -> list[torch.Tensor]:
@@ -73,9 +75,9 @@ def calibrate(surrogate: Surrogate, folder: Path, scale: str, device: str = "cpu
 
     def drawn(generator: torch.Generator, batch: int) -> Flow:
         chosen = torch.randint(0, len(pictures), (batch,), generator=generator)
-        return aligned_flow(model, pictures[chosen], orders).to(device)
+        return aligned_flow(model, pictures[chosen], orders, device)
 
-    validation = aligned_flow(model, fashion_mnist_subset("calibration").images[256:384], orders).to(device)
+    validation = aligned_flow(model, fashion_mnist_subset("calibration").images[256:384], orders, device)
     plan = replace(surrogate.plan, steps=STEPS[scale], validate_every=max(1, STEPS[scale] // 15))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{surrogate.name}.checkpoint.safetensors"

@@ -36,13 +36,22 @@ UNBOUNDED = Bound(math.inf, "no bound")
 
 
 class Term(nn.Module):
-    """One summand of the right-hand side."""
+    """One summand of the right-hand side: a subclass writes `frozen`, or `forward` alone."""
 
     symbol = "f(u)"
 
     def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return this term's du/dt at depth-time t."""
-        raise NotImplementedError
+        return self.frozen(t, mask)(u)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return this term at depth-time t as a function of the state alone.
+
+        Coefficients and mask are looked at here, once, so that a loop over steps need not.
+        """
+        if type(self).forward is Term.forward:
+            raise NotImplementedError(f"{type(self).__name__} has neither `frozen` nor `forward`: write one of them.")
+        return lambda u: self.forward(t, u, mask)
 
     def step_bound(self, t: float) -> Bound:
         """Return the largest step at which explicit Euler is proved stable for this term."""
@@ -76,10 +85,10 @@ class Diffusion(Term):
         """Return D(t) per channel, (width,)."""
         return F.softplus(self.raw(t))
 
-    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `D(t) Laplacian(u)`."""
-        padding = None if mask is None or bool(mask.all()) else mask
-        return self.diffusivity(t).to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> D(t) Laplacian(u)`."""
+        diffusivity, padding = self.diffusivity(t), _padding(mask)
+        return lambda u: diffusivity.to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
 
     def step_bound(self, t: float) -> Bound:
         """Return `1 / (2 dims D)`, or `3 / (8 dims D)` at order 4."""
@@ -92,7 +101,7 @@ class Diffusion(Term):
         """Diffuse for dt in the Laplacian's eigenbasis: exactly, or by the Crank-Nicolson formula."""
         if how == "explicit":
             return None
-        if mask is not None and not bool(mask.all()):
+        if _padding(mask) is not None:
             raise ValueError(
                 f"a {how} diffusion step with padding was asked for: it needs the whole lattice; use 'explicit'."
             )
@@ -117,10 +126,10 @@ class Advection(Term):
         self.lattice, self.scheme = lattice, scheme
         self.velocity = Modes(torch.full((lattice.dims, width), float(initial)), depth, **temporal)
 
-    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `v(t) . grad(u)`."""
-        padding = None if mask is None or bool(mask.all()) else mask
-        return advection(u, self.velocity(t).to(u.dtype), self.lattice, self.scheme, padding)
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> v(t) . grad(u)`."""
+        velocity, padding = self.velocity(t), _padding(mask)
+        return lambda u: advection(u, velocity.to(u.dtype), self.lattice, self.scheme, padding)
 
     def step_bound(self, t: float) -> Bound:
         """Return `1 / sum |v|` for upwind; central differences alone have no stable step."""
@@ -150,9 +159,9 @@ class NonLocal(Term):
         allowed = None if mask is None else mask[..., None, :]
         return _softmax(self.beta * u @ u.transpose(-2, -1), allowed).unsqueeze(-3)
 
-    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `A(u) u - u`."""
-        return self.weights(t, u, mask).squeeze(-3) @ u - u
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> A(u) u - u`."""
+        return lambda u: self.weights(t, u, mask).squeeze(-3) @ u - u
 
     def step_bound(self, t: float) -> Bound:
         """Return 1."""
@@ -185,25 +194,31 @@ class SelfAttention(Term):
         self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, **temporal)  # (3 width, width + 1)
         self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
 
-    def _heads(self, t: float, u: Tensor) -> list[Tensor]:
-        projected = _affine(self.normalise(u), self.inputs(t).to(u.dtype))  # (..., tokens, 3 width)
-        parts = projected.chunk(3, -1)
-        return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
-
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A_h(u), (..., heads, tokens, tokens)."""
-        query, key, _ = self._heads(t, u)
-        allowed = self._allowed(u, mask)
+        # The stacked rows are queries, keys, values: the last third is not needed here.
+        query, key = self._heads(u, *_matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
+        allowed = self._allowed(u, _padding(mask))
         return _softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, allowed)
 
-    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what attention adds to the residual stream."""
-        query, key, value = self._heads(t, u)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(u, mask))
-        return _affine(mixed.transpose(-3, -2).flatten(-2), self.output(t).to(u.dtype))
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return what attention adds to the residual stream, as a function of u."""
+        inputs, output = _matrix_and_bias(self.inputs(t)), _matrix_and_bias(self.output(t))
+        padding = _padding(mask)
 
-    def _allowed(self, u: Tensor, mask: Tensor | None) -> Tensor | None:
-        allowed = None if mask is None or bool(mask.all()) else mask[..., None, None, :]
+        def added(u: Tensor) -> Tensor:
+            query, key, value = self._heads(u, *inputs)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(u, padding))
+            return _affine(mixed.transpose(-3, -2).flatten(-2), *output)
+
+        return added
+
+    def _heads(self, u: Tensor, matrix: Tensor, bias: Tensor) -> list[Tensor]:
+        parts = _affine(self.normalise(u), matrix, bias).split(u.shape[-1], -1)  # (..., tokens, width) each
+        return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
+
+    def _allowed(self, u: Tensor, padding: Tensor | None) -> Tensor | None:
+        allowed = None if padding is None else padding[..., None, None, :]
         if self.causal:
             past = torch.ones(u.shape[-2], u.shape[-2], dtype=torch.bool, device=u.device).tril()
             allowed = past if allowed is None else allowed & past
@@ -232,10 +247,11 @@ class Reaction(Term):
         self.first = Modes(_stacked(first.weight, first.bias), depth, **temporal)
         self.second = Modes(_stacked(second.weight, second.bias), depth, **temporal)
 
-    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the reaction of each token to itself."""
-        inner = ACTIVATIONS[self.activation](_affine(self.normalise(u), self.first(t).to(u.dtype)))
-        return _affine(inner, self.second(t).to(u.dtype))
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the reaction of each token to itself, as a function of u."""
+        first, second = _matrix_and_bias(self.first(t)), _matrix_and_bias(self.second(t))
+        activation = ACTIVATIONS[self.activation]
+        return lambda u: _affine(activation(_affine(self.normalise(u), *first)), *second)
 
     def lipschitz(self, t: float) -> float:
         """Return `|W_2| |W_1|` in the spectral norm: an estimate of the Lipschitz constant in n(u)."""
@@ -267,11 +283,12 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _spectral_norm(matrix: Tensor, iterations: int = 20) -> float:
     """Return the largest singular value by power iteration: to about a percent, at a fraction of an SVD's cost."""
+    size = matrix.norm().clamp_min(1e-30)
+    scaled = matrix / size  # its largest singular value is in [1/sqrt(rank), 1], so nothing over- or underflows
     vector = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     for _ in range(iterations):
-        vector = matrix.T @ (matrix @ vector)
-        vector = vector / vector.norm().clamp_min(1e-30)
-    return float((matrix @ vector).norm())
+        vector = scaled.T @ (scaled @ vector)
+    return float(size * (scaled @ vector).norm() / vector.norm().clamp_min(1e-30))
 
 
 def _softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
@@ -285,8 +302,18 @@ def _stacked(weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([weight.detach(), bias.detach()[:, None]], 1)
 
 
-def _affine(x: Tensor, stacked: Tensor) -> Tensor:
-    return F.linear(x, stacked[:, :-1], stacked[:, -1])
+def _matrix_and_bias(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `_stacked`, each part contiguous: a strided matrix would keep the product from fusing the bias."""
+    return stacked[:, :-1].contiguous(), stacked[:, -1].contiguous()
+
+
+def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, matrix.to(x.dtype), bias.to(x.dtype))
+
+
+def _padding(mask: Tensor | None) -> Tensor | None:
+    """Return the mask where it leaves any token out."""
+    return None if mask is None or bool(mask.all()) else mask
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

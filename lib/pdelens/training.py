@@ -1,193 +1,249 @@
-"""Trains the teachers and calibrates the surrogates: deterministic on one machine, resumable after a kill."""
+"""The program behind `make train` and `make adopt`: deterministic on one machine, resumable after a kill.
+
+Each teacher's file carries what made it, and how good it is with its weights as the file holds them.
+"""
 
 import argparse
-import hashlib
+import multiprocessing
+import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
-from . import models, surrogates
-from .datasets import Pictures, fashion_mnist, write_subset
-from .optimisation import generator_for, one_cycle, restore, store
+from . import models, stacked, surrogates, teachers, text
+from .datasets import fashion_mnist, fashion_mnist_subset, write_subset
+from .optimisation import digest, forget
 from .project import DataError, root, sha256, write_checksums
+from .stacked import Examples
+from .teachers import Job
 
-SCALES = {"smoke": 40, "book": 2800, "full": 9400}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained: a model, its seed, and how long."""
-
-    configuration: models.Configuration
-    seed: int
-    steps: int
-    batch: int = 128
-    peak_rate: float = 3e-3
-    weight_decay: float = 0.05
-    checkpoint_every: int = 100
-
-    @property
-    def name(self) -> str:
-        """The weight file's name, without its ending."""
-        return f"image-patch{self.configuration.patch}-seed{self.seed}"
+# Examples on which a learning curve is followed (committed pictures, or validation windows), and the most
+# of each test set that a smoke run looks at.
+FOLLOWED = 1000
+SMOKE_TESTS = 200
 
 
-def batches(job: Job, data: Pictures, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield step, pictures and labels from step `start` on.
+def train_stack(jobs: Sequence[Job], scale: str, folder: Path, device: str, deadline: float | None = None) -> list[str]:
+    """Train one stack into a folder; return a line on each teacher, none where time was up first."""
+    train, held, tests = _data(_kind(jobs[0]), jobs[0].configuration.length, folder)
+    if scale == "smoke":
+        held, *few = (_shuffled(part, SMOKE_TESTS) for part in (held, *tests.values()))
+        tests = dict(zip(tests, few, strict=True))
 
-    Each epoch is a shuffle of all examples with a seed of its own, so any step can be reached
-    without replaying those before it. Half of the pictures are mirrored and each is shifted by up
-    to two pixels.
-    """
-    per_epoch = len(data.images) // job.batch
-    padded = F.pad(data.images, (2, 2, 2, 2))
-    for step in range(start, job.steps):
-        epoch, place = divmod(step, per_epoch)
-        order = torch.randperm(len(data.images), generator=generator_for(job.seed, epoch))
-        chosen = order[place * job.batch : (place + 1) * job.batch].to(data.images.device)
-        random = generator_for(job.seed, 1_000_000 + step)
-        images = padded[chosen]
-        mirrored = torch.rand(job.batch, generator=random).to(images.device) < 0.5
-        images = torch.where(mirrored[:, None, None], images.flip(-1), images)
-        down, right = torch.randint(0, 5, (2,), generator=random).tolist()
-        side = data.images.shape[-1]
-        yield step, images[:, down : down + side, right : right + side], data.labels[chosen]
+    def keep(job: Job, model: models.Transformer, step: int) -> None:
+        path = folder / f"{job.name}-step{step:05d}.safetensors"
+        _write(path, models.rounded(model), made_by(job, scale, device) | {"step": step}, tests)
 
+    def stop(done: int) -> bool:
+        return deadline is not None and done % jobs[0].checkpoint_every == 0 and time.time() > deadline
 
-def train(job: Job, data: Pictures, folder: Path, device: str = "cpu", stop_after: int | None = None):
-    """Train a job from its last whole checkpoint; return the model, or None if stopped early.
-
-    `stop_after` ends the run after that many steps (as a kill would, after the last checkpoint).
-    """
-    data = Pictures(data.images.to(device), data.labels.to(device))
-    model = models.Transformer(job.configuration, job.seed).to(device).train()
-    optimizer = torch.optim.AdamW(_groups(model, job.weight_decay), lr=job.peak_rate, betas=(0.9, 0.98))
-    checkpoint = folder / f"{job.name}.checkpoint.safetensors"
-    found = restore(checkpoint, asdict(job), model, optimizer)
-    about = found[0] if found else {"job": asdict(job), "step": 0, "curve": []}
-    curve, start = about["curve"], about["step"]
-    bar = tqdm(total=job.steps, initial=start, desc=job.name, unit="step", file=sys.stderr)
-    running = torch.zeros(2, device=device)
-    for step, images, labels in batches(job, data, start):
-        for group in optimizer.param_groups:
-            group["lr"] = one_cycle(job.peak_rate, step, job.steps)
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=0.05)
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"{job.name}: the loss is {loss.item()} at step {step}: lower the peak rate; the last good state is in "
-                f"{checkpoint}."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        running += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
-        bar.update()
-        done = step + 1
-        if done % job.checkpoint_every == 0 or done == job.steps:
-            window = (done - 1) % job.checkpoint_every + 1
-            curve.append([done, *(running / window).tolist()])
-            running.zero_()
-            bar.set_postfix(loss=f"{curve[-1][1]:.3f}", accuracy=f"{curve[-1][2]:.3f}")
-            store(checkpoint, {"job": asdict(job), "step": done, "curve": curve}, model, optimizer)
-        if stop_after is not None and done - start >= stop_after and done < job.steps:
-            bar.close()
-            return None, curve
-    bar.close()
-    return model.eval(), curve
-
-
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only; norms, biases and positions are left alone."""
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.ndim > 1 and name != "positions"]
-    others = [p for name, p in named if p.ndim <= 1 or name == "positions"]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def accuracy(model: models.Transformer, data: Pictures, batch: int = 500) -> float:
-    """Return the share of pictures whose class the model names."""
-    device = next(model.parameters()).device
-    right = sum(
-        int((model(images.to(device)).argmax(1).cpu() == labels).sum())
-        for images, labels in zip(data.images.split(batch), data.labels.split(batch), strict=True)
+    position = (*multiprocessing.current_process()._identity, 1)[0] - 1
+    finished, records = stacked.train(
+        jobs, train, folder, held=held, device=device, stop=stop, keep=keep, position=position
     )
-    return right / len(data.images)
+    if finished is None:
+        return []
+    lines = []
+    for job, model, record in zip(jobs, finished, records, strict=True):
+        made = made_by(job, scale, device) | {
+            "seconds": round(record["seconds"] / len(jobs)),
+            "stack": len(jobs),
+            "data_sha256": _digest(_kind(job), job.configuration.length, folder),
+            "curve": record["curve"],
+        }
+        model = models.rounded(model)
+        seen = stacked.treated(job, train)
+        made["train_accuracy"] = stacked.evaluate(model, Examples(*(column[:2000] for column in seen)))["accuracy"]
+        if job.configuration.vocabulary:
+            made["tokenizer_sha256"] = text.describe(_coder(folder))["sha256"]
+        made = _write(folder / f"{job.name}.safetensors", model, made, tests)
+        lines.append(f"{job.name}: test accuracy {made['test_accuracy']:.4f}, {made['seconds']} s")
+    forget(stacked.checkpoint_of(jobs, folder))
+    return lines
 
 
-def made_by(job: Job, scale: str, device: str, seconds: float, data: Pictures) -> dict[str, Any]:
-    """Return what made a weight file: scale, seed, device, versions, digest of the data."""
+def made_by(job: Job, scale: str, device: str) -> dict[str, Any]:
+    """Return what made a weight file: scale, seed, recipe, device, versions."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    recipe = ("steps", "batch", "peak_rate", "weight_decay", "label_smoothing", "word_dropout", "shift", "examples")
     return {
         "scale": scale,
         "seed": job.seed,
-        "steps": job.steps,
-        "batch": job.batch,
+        **{setting: getattr(job, setting) for setting in recipe},
+        "random_labels": job.random_labels,
         "device": name,
-        "seconds": round(seconds),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "data_sha256": hashlib.sha256(data.images.numpy().tobytes() + data.labels.numpy().tobytes()).hexdigest(),
     }
 
 
-def train_all(scale: str, device: str, seeds: int) -> None:
-    """Train the image teachers of a scale into `_build/train/<scale>/`; whole ones are kept."""
+def _write(path: Path, model: models.Transformer, made: dict[str, Any], tests: dict[str, Examples]) -> dict[str, Any]:
+    """Measure a model on the test sets and write it, whole or not at all; return what its header says."""
+    for test, data in tests.items():
+        made |= {f"{test}_{measure}": value for measure, value in stacked.evaluate(model, data).items()}
+    draft = path.with_suffix(".draft")
+    models.save(model, draft, made, torch.float16)
+    draft.replace(path)
+    return made
+
+
+def _kind(job: Job) -> str:
+    return "text" if job.configuration.vocabulary else "image"
+
+
+@cache
+def _data(kind: str, length: int, folder: Path) -> tuple[Examples, Examples, dict[str, Examples]]:
+    """Return the training set, the examples a learning curve follows, and the test sets by name."""
+    if kind == "image":
+        subset = Examples(*fashion_mnist_subset("heldout"))
+        held = Examples(*(column[:FOLLOWED] for column in subset))
+        return Examples(*fashion_mnist(True)), held, {"test": Examples(*fashion_mnist(False)), "heldout": subset}
+    train, validation, test = (
+        Examples(*tuple(text.windows(split, length, coder=_coder(folder)))[:2]) for split in text.SPLITS
+    )
+    # The reviews lie sorted by source and class: what is cut off must be a fair sample.
+    return _shuffled(train), _shuffled(validation, FOLLOWED), {"test": test, "validation": validation}
+
+
+def _shuffled(data: Examples, at_most: int | None = None) -> Examples:
+    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:at_most]
+    return Examples(*(column[order] for column in data))
+
+
+@cache
+def _digest(kind: str, length: int, folder: Path) -> str:
+    return digest(_data(kind, length, folder)[0]._asdict())
+
+
+@cache
+def _coder(folder: Path) -> Any:
+    """Return the scale's tokeniser, learnt once into its folder."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        draft = path.with_suffix(".draft")
+        text.train_reviews_tokenizer().save(str(draft))
+        draft.replace(path)
+    return Tokenizer.from_file(str(path))
+
+
+def train_all(
+    scale: str,
+    device: str,
+    only: str = "*",
+    *,
+    seeds: int = teachers.SEEDS,
+    minutes: float | None = None,
+    workers: int | None = None,
+    stack: int | None = None,
+) -> bool:
+    """Train the teachers of a scale into `_build/train/<scale>/`; whole ones are kept.
+
+    `only` are patterns of names, by commas; `minutes` ends the run early, with checkpoints, and then
+    False is returned; `workers` processes (CPU: one for each core) train a stack each, of at most
+    `stack` models (a CPU gains nothing from stacking what keeps it busy: 1; a GPU: all that fit
+    together). A teacher that diverges does not stop the others; `RuntimeError` names it at the end.
+    """
     folder = root() / "_build" / "train" / scale
     folder.mkdir(parents=True, exist_ok=True)
-    data, test = fashion_mnist(train=True), fashion_mnist(train=False)
-    for seed in range(seeds):
-        job = Job(models.Configuration(), seed, SCALES[scale])
-        path = folder / f"{job.name}.safetensors"
-        if path.exists():
-            print(f"{path} is there already")
-            continue
-        began = time.perf_counter()
-        model, curve = train(job, data, folder, device)
-        assert model is not None
-        made = made_by(job, scale, device, time.perf_counter() - began, data)
-        made |= {"test_accuracy": accuracy(model, test), "curve": curve}
-        draft = path.with_suffix(".draft")
-        models.save(model, draft, made)
-        draft.replace(path)
-        (folder / f"{job.name}.checkpoint.safetensors").unlink()
-        print(f"{path}: test accuracy {made['test_accuracy']:.4f}")
+    on_cpu = device == "cpu"
+    workers = workers or (os.cpu_count() or 1 if on_cpu else 1)
+    jobs = tuple(job for job in teachers.chosen(teachers.jobs(scale), only) if job.seed < seeds)
+    todo = [
+        part
+        for part in teachers.stacks(jobs, stack or (1 if on_cpu else len(jobs)))
+        if not all((folder / f"{job.name}.safetensors").exists() for job in part)
+    ]
+    if any(job.configuration.vocabulary for part in todo for job in part):
+        _coder(folder)
+    deadline = None if minutes is None else time.time() + 60 * minutes
+    began, total = time.time(), sum(map(_cost, todo))
+    cost, failed, unfinished = 0.0, [], 0
+    for part, lines in _trained(todo, workers, scale, folder, device, deadline):
+        cost += _cost(part)
+        left = (time.time() - began) / 60 * (total / cost - 1)
+        if isinstance(lines, RuntimeError):
+            failed.append(str(lines))
+        unfinished += not lines
+        for line in [] if isinstance(lines, RuntimeError) else lines:
+            tqdm.write(f"{line}; {cost / total:.0%} of all, about {left:.0f} min left", file=sys.stderr)
+    if failed:
+        raise RuntimeError(" ".join(failed))
+    return not unfinished
 
 
-def adopt(scale: str) -> None:
+def _cost(jobs: Sequence[Job]) -> float:
+    return sum(float(job.steps * job.batch * job.configuration.flops) for job in jobs)
+
+
+def _trained(todo, workers: int, scale: str, folder: Path, device: str, deadline: float | None):
+    """Yield each stack with its lines, or with the `RuntimeError` it ended in, as they finish."""
+    if workers == 1:
+        for part in todo:
+            if deadline is None or time.time() < deadline:
+                yield part, _attempt(part, scale, folder, device, deadline)
+            else:
+                yield part, []
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_settle, initargs=(threads,)
+    ) as pool:
+        futures = {pool.submit(_attempt, part, scale, folder, device, deadline): part for part in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _attempt(jobs: Sequence[Job], scale: str, folder: Path, device: str, deadline: float | None):
+    if deadline is not None and time.time() > deadline:
+        return []
+    try:
+        return train_stack(jobs, scale, folder, device, deadline)
+    except DataError:
+        raise
+    except RuntimeError as error:
+        return error
+
+
+def _settle(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
     """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
 
-    Also writes the committed subset of pictures if it is not there.
+    Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, and the
+    committed subset of pictures if it is not there. Raises `DataError` where there are none.
     """
+    folder = root() / "_build/train" / scale
     trained = sorted(
-        path for path in (root() / "_build/train" / scale).glob("*.safetensors") if ".checkpoint" not in path.name
+        path
+        for path in folder.glob("*.safetensors")
+        if ".checkpoint" not in path.name
+        and (path.stem.startswith("surrogate") or teachers.fits(path.stem, only.split(",")))
     )
     if not trained:
-        raise DataError(f"there are no complete weights in _build/train/{scale}: run `make train SCALE={scale}` first.")
+        raise DataError(
+            f"there are no complete weights in _build/train/{scale} that fit {only!r}: run `make train SCALE={scale}` "
+            "first."
+        )
     data = root() / "data"
-    (data / "weights").mkdir(parents=True, exist_ok=True)
     adopted = {}
     for path in trained:
         # Refuses a file that is neither a teacher's nor a surrogate's.
         surrogates.load(path.stem, path) if path.stem.startswith("surrogate") else models.load(path)
-        target = data / "weights" / path.name
-        draft = target.with_suffix(".draft")
-        draft.write_bytes(path.read_bytes())
-        draft.replace(target)
-        adopted[f"weights/{path.name}"] = sha256(target)
+        adopted |= _copied(path, data, f"weights/{path.name}")
+    if (folder / "tokenizer.json").exists():
+        adopted |= _copied(folder / "tokenizer.json", data, "tokenizer.json")
     subset = data / "fashion-mnist-subset.safetensors"
     if not subset.exists():
         write_subset(subset)
@@ -196,25 +252,51 @@ def adopt(scale: str) -> None:
     print("Adopted: " + ", ".join(sorted(adopted)))
 
 
+def _copied(path: Path, data: Path, name: str) -> dict[str, str]:
+    target = data / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".draft")
+    draft.write_bytes(path.read_bytes())
+    draft.replace(target)
+    return {name: sha256(target)}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train or adopt; the program behind `make train` and `make adopt`."""
     parser = argparse.ArgumentParser(prog="python -m pdelens.training", description=__doc__)
-    parser.add_argument("action", choices=["train", "adopt"])
-    parser.add_argument("--scale", choices=sorted(SCALES), default="book")
+    parser.add_argument("action", choices=["train", "adopt", "list"])
+    parser.add_argument("--scale", choices=teachers.SCALES, default="book")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", help="patterns of names, by commas; train: all, adopt: what is committed")
+    parser.add_argument("--seeds", type=int, default=teachers.SEEDS, help="at most so many seeds of each")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
+    parser.add_argument("--workers", type=int, help="processes (CPU: one for each core)")
+    parser.add_argument("--stack", type=int, help="models trained as one tensor program (CPU: 1, GPU: all)")
     given = parser.parse_args(arguments)
     device = given.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        if given.action == "train":
-            train_all(given.scale, device, given.seeds)
-            surrogates.calibrate_all(given.scale, device)
+        if given.action == "list":
+            for job in teachers.chosen(teachers.jobs(given.scale), given.only or "*"):
+                print(f"{job.name}: {job.steps} steps of {job.batch}, {_cost([job]) * 3e-12:.0f} Tflop")
+        elif given.action == "adopt":
+            adopt(given.scale, given.only or ",".join(teachers.COMMITTED))
+        elif train_all(
+            given.scale,
+            device,
+            given.only or "*",
+            seeds=given.seeds,
+            minutes=given.minutes,
+            workers=given.workers,
+            stack=given.stack,
+        ):
+            if given.only is None:
+                surrogates.calibrate_all(given.scale, device)
         else:
-            adopt(given.scale)
-    except (DataError, RuntimeError) as error:
+            print("Time is up; what is done is kept: run the same command again to go on.")
+    except (DataError, RuntimeError, ValueError) as error:
         sys.exit(f"pdelens: {error}")
 
 

@@ -4,17 +4,17 @@ import subprocess
 import sys
 
 import torch
-from timing import report, seconds
+from timing import compare_times
 
 import pdelens
-from pdelens import models, nulls
+from pdelens import models, nulls, pretrained
 
 
 @torch.no_grad()
 def test_capture_against_the_plain_forward_pass():
     vit = models.Transformer(models.Configuration()).eval()
     pictures = torch.randint(0, 256, (64, 28, 28), dtype=torch.uint8)
-    encoder = models.minilm().model
+    encoder = pretrained.minilm().model
     words = {"input_ids": torch.randint(1000, 20000, (32, 64)), "attention_mask": torch.ones(32, 64, dtype=torch.long)}
     for name, model, run in (
         ("small ViT, 64 pictures", vit, lambda: vit(pictures)),
@@ -27,7 +27,7 @@ def test_capture_against_the_plain_forward_pass():
                     run()
                 return recording.flow()
 
-            report(f"capture ({attention}), {name}", seconds(recorded), seconds(run), "the plain forward pass")
+            compare_times(f"capture ({attention}), {name}", recorded, run, "the plain forward pass", runs=7)
 
 
 @torch.no_grad()
@@ -35,14 +35,17 @@ def test_compare_against_the_cosine_alone():
     maps = [torch.softmax(torch.randn(48, 12, 32, 32), -1) for _ in range(6)]
     flow = pdelens.Flow(attention=maps)
     given = nulls.attention_nulls(flow, flow)
-    once = seconds(lambda: [(a * a).sum() for a in maps])
-    report(
-        "compare, 7 measures and 4 nulls", seconds(lambda: pdelens.compare(flow, flow, given, flow)), once, "one pass"
+    compare_times(
+        "compare, 7 measures and 4 nulls",
+        lambda: pdelens.compare(flow, flow, given, flow),
+        lambda: [(a * a).sum() for a in maps],
+        "one pass",
+        runs=7,
     )
 
 
 def test_import_against_torch():
     def run(module):
-        return seconds(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True), runs=3)
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
-    report("import pdelens", run("pdelens"), run("torch"), "import torch")
+    compare_times("import pdelens", run("pdelens"), run("torch"), "import torch", runs=3)

@@ -1,7 +1,7 @@
 """What solving costs, as ratios in one run (`make bench`); nothing here passes or fails by the clock."""
 
 import torch
-from timing import report, seconds
+from timing import compare_times
 
 from pdelens import Chain, Grid, TransformerPDE, integrate, laplacian
 from pdelens.pde import PDE
@@ -15,16 +15,16 @@ def test_fixed_steps_against_a_hand_written_loop():
     u0 = torch.randn(1, 16, 64)
 
     def by_hand():
-        u = u0
-        for layer in range(6):
-            for step in range(16):
-                t = layer + step / 16
-                for term in pde.terms.values():
-                    u = u + term(t, u) / 16
+        u, terms = u0, pde.frozen(0.0).values()
+        for _ in range(96):
+            for term in terms:
+                u = torch.add(u, term(u), alpha=1 / 16)
         return u
 
-    ours = seconds(lambda: integrate(pde, u0, [0.0, 6.0], substeps=96), runs=15)
-    report("96 Lie steps at state (16, 64)", ours, seconds(by_hand, runs=15), "a hand-written loop", 1.1)
+    def ours():
+        return integrate(pde, u0, [0.0, 6.0], substeps=96)
+
+    compare_times("96 Lie steps at state (16, 64)", ours, by_hand, "a hand-written loop", 1.1)
 
 
 @torch.no_grad()
@@ -40,17 +40,26 @@ def test_heat_equation_against_torchdiffeq():
         def peer(theirs=theirs):
             return odeint(lambda t, u: pde.rhs(float(t), u), u0, grid, method=theirs)
 
-        ours = seconds(lambda method=method: integrate(pde, u0, [0.0, 6.0], method, 96))
-        report(f"heat equation, 96 steps of {method}", ours, seconds(peer), f"torchdiffeq's {theirs}", 0.6)
+        def ours(method=method):
+            return integrate(pde, u0, [0.0, 6.0], method, 96)
+
+        compare_times(f"heat equation, 96 steps of {method}", ours, peer, f"torchdiffeq's {theirs}", 0.6)
 
 
 @torch.no_grad()
 def test_a_hundred_runs_in_one_tensor():
     lattice = Grid(4, 4)
-    pde = TransformerPDE(64, 4, lattice, depth=6)
     one, many = torch.randn(1, 16, 64), torch.randn(100, 16, 64)
-    ours = seconds(lambda: integrate(pde, many))
-    report("100 runs batched", ours, seconds(lambda: integrate(pde, one)), "one run", 3)
+    heat = PDE({"diffusion": Diffusion(lattice, 64, 0.2)}, lattice, 6)
+    for name, pde in (("the master equation", TransformerPDE(64, 4, lattice, depth=6)), ("the heat equation", heat)):
+
+        def batched(pde=pde):
+            return integrate(pde, many)
+
+        def alone(pde=pde):
+            return integrate(pde, one)
+
+        compare_times(f"100 runs batched, {name}", batched, alone, "one run", 3)
 
 
 @torch.no_grad()
@@ -58,5 +67,8 @@ def test_laplacian_against_a_memory_copy():
     u = torch.randn(32, 1024, 768)
     for boundary in ("neumann", "periodic", "dirichlet"):
         lattice = Chain(1024, boundary)
-        ours = seconds(lambda lattice=lattice: laplacian(u, lattice))
-        report(f"Laplacian on (32, 1024, 768), {boundary}", ours, seconds(u.clone), "a memory copy (clone)", 2)
+
+        def ours(lattice=lattice):
+            return laplacian(u, lattice)
+
+        compare_times(f"Laplacian on (32, 1024, 768), {boundary}", ours, u.clone, "a memory copy (clone)", 2)

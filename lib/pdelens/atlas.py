@@ -1,0 +1,267 @@
+"""What each head of a model does, on real data: one row of numbers a head, with its interval over examples."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .compare import Report
+from .flow import Flow
+from .intervals import bootstrap_interval
+from .lattice import Lattice
+from .moments import Moments, displacement_kernel, lattice_attention, stencil_features, taylor
+
+CLASSES = ("sink", "long-range", "advective", "diffusive")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a head is called: the first line that holds decides.
+
+    `sink`: more than `sink` of its mass lands on special tokens. `long-range`: of what lands on the
+    lattice, less than `near` lies within `radius` of the query. `advective`: it moves more than it
+    spreads, |v| > tr D (Peclet number above 1 at unit length). `diffusive`: all others.
+    """
+
+    sink: float = 0.5
+    near: float = 0.5
+    radius: float = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Measures of a model's heads: `values[name]` is (examples, layers, heads), a mean over queries each.
+
+    Names: `drift 0`, `drift 1` (lattice units a layer), `speed` (length of the mean drift),
+    `diffusivity` (trace), `entropy` (nats), `special mass`, `mass near` (share within the radius of
+    what lands on the lattice), `shift` (distance from a pure shift by one token, `|v + e| + tr D`).
+    """
+
+    values: dict[str, Tensor]
+
+    def mean(self, name: str) -> np.ndarray:
+        """Return a measure's mean over examples, (layers, heads)."""
+        return self.values[name].double().mean(0).numpy()
+
+    def grouped(self, size: int) -> "Heads":
+        """Return the means over each so many examples in a row: the two squares of one photograph, say."""
+        return Heads({name: grouped(value, size) for name, value in self.values.items()})
+
+    def draws(self, name: str, resamples: int = 400, seed: int = 0) -> np.ndarray:
+        """Return a measure's mean over each of many resamples of the examples, (resamples, layers, heads)."""
+        values = self.values[name].double().numpy()
+        random = np.random.default_rng(seed)
+        share = random.multinomial(len(values), np.full(len(values), 1 / len(values)), resamples) / len(values)
+        return np.tensordot(share, values, 1)
+
+    def interval(self, name: str, resamples: int = 400, seed: int = 0) -> np.ndarray:
+        """Return the 95 % bootstrap interval of a measure's mean over examples, (2, layers, heads)."""
+        return np.quantile(self.draws(name, resamples, seed), [0.025, 0.975], axis=0)
+
+    def peclet(self) -> np.ndarray:
+        """Return the Peclet number at unit length, `|v| / tr D`, (layers, heads)."""
+        return self.mean("speed") / np.maximum(self.mean("diffusivity"), 1e-12)
+
+    def classes(self, thresholds: Thresholds | None = None) -> np.ndarray:
+        """Return what each head is called, (layers, heads) of `CLASSES`."""
+        return _named(self.mean, thresholds or Thresholds())
+
+    def class_shares(self, thresholds: Thresholds | None = None) -> dict[str, tuple[float, float, float]]:
+        """Return each class's share of heads with its 95 % bootstrap interval over examples: share, low, high.
+
+        Every resample of the examples is classified anew (the same resample for all measures).
+        """
+        bounds = thresholds or Thresholds()
+        now = self.classes(bounds)
+        drawn = _named(self.draws, bounds)
+        found = {}
+        for name in CLASSES:
+            low, high = np.quantile((drawn == name).mean((-2, -1)), [0.025, 0.975])
+            found[name] = (float((now == name).mean()), float(low), float(high))
+        return found
+
+    def summary(self, name: str, seed: int = 0) -> tuple[float, tuple[float, float]]:
+        """Return a measure's mean over all heads, and its 95 % bootstrap interval over examples."""
+        examples = self.values[name].double().mean((1, 2)).numpy()
+        return float(examples.mean()), bootstrap_interval(examples, resamples=400, seed=seed)
+
+
+def _named(of: Callable[[str], np.ndarray], bounds: Thresholds) -> np.ndarray:
+    sink = of("special mass") > bounds.sink
+    far = of("mass near") < bounds.near
+    return np.select([sink, far, of("speed") > of("diffusivity")], CLASSES[:3], CLASSES[3])
+
+
+def grouped(values: Tensor, size: int) -> Tensor:
+    """Return the means over each so many entries in a row of the first axis."""
+    if len(values) % size:
+        raise ValueError(f"{len(values)} examples can't be averaged {size} by {size}.")
+    return values.unflatten(0, (-1, size)).mean(1)
+
+
+def measure(flow: Flow, lattice: Lattice, radius: float = Thresholds.radius) -> Heads:
+    """Return the measures of every head of a Flow with maps, on the lattice's own tokens.
+
+    All are exact, per example, averaged over queries. Cost O(tokens^2) a map, as the maps themselves.
+    """
+    layers = [_of_layer(maps, lattice, radius) for maps in flow.attention]
+    return Heads({name: torch.stack([found[name] for found in layers], 1) for name in layers[0]})
+
+
+def _of_layer(maps: Tensor, lattice: Lattice, radius: float) -> dict[str, Tensor]:
+    inner, special = lattice_attention(maps, lattice)  # (examples, heads, places, places)
+    place = lattice.positions().to(inner)
+    offset = place[None] - place[:, None]  # (queries, keys, dims)
+    drift = torch.einsum("ehqk,qkd->ehqd", inner, offset)
+    spread = torch.stack([torch.einsum("ehqk,qk->ehq", inner, o.square()) for o in offset.unbind(-1)], -1)
+    # float64 differences: raw second moments cancel on sharp rows.
+    diffusivity = (spread.double() - drift.double().square()).clamp_min(0).sum(-1).to(inner) / 2
+    near = torch.einsum("ehqk,qk->ehq", inner, (offset.square().sum(-1) <= radius**2).to(inner))
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    entropy = -torch.xlogy(maps, maps).sum(-1)[..., own]
+    # A row whose keys are all special has no displacement.
+    on = (special < 1 - 1e-6).to(inner)
+    count = on.sum(-1).clamp_min(1)
+    mean = (drift * on.unsqueeze(-1)).sum(-2) / count.unsqueeze(-1)  # (examples, heads, dims)
+    found = {f"drift {axis}": mean[..., axis] for axis in range(lattice.dims)}
+    found |= {"speed": mean.square().sum(-1).sqrt(), "diffusivity": (diffusivity * on).sum(-1) / count}
+    found |= {"entropy": entropy.mean(-1), "special mass": special.mean(-1), "mass near": (near * on).sum(-1) / count}
+    if lattice.dims == 1:
+        # The first place has nothing before it to shift to.
+        aside = (drift[..., 1:, 0] + 1).abs() + diffusivity[..., 1:]
+        found["shift"] = (aside * on[..., 1:]).sum(-1) / on[..., 1:].sum(-1).clamp_min(1)
+    return found
+
+
+def by_place(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Return a chain's drift and diffusivity by place of the query, (examples, layers, heads, places) each."""
+    index = torch.arange(lattice.places, dtype=torch.float32)
+    offset = index[None] - index[:, None]
+    found: list[list[Tensor]] = [[], []]
+    for maps in flow.attention:
+        inner, _ = lattice_attention(maps, lattice)
+        drift = torch.einsum("ehqk,qk->ehq", inner, offset.to(inner))
+        second = torch.einsum("ehqk,qk->ehq", inner, offset.square().to(inner))
+        found[0].append(drift)
+        found[1].append(((second.double() - drift.double().square()).clamp_min(0) / 2).to(inner))
+    return torch.stack(found[0], 1), torch.stack(found[1], 1)
+
+
+def against_causal_uniform(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Return a causal head's drift and diffusivity over those of the uniform causal head, (examples, layers, heads).
+
+    With i places before it the uniform head has v = -i/2 and D = i (i + 2) / 24; ratios are taken place
+    by place, from the second on, and averaged. 1 is a head that looks at all of its past alike.
+    """
+    drift, diffusivity = by_place(flow, lattice)
+    past = torch.arange(1, lattice.places).to(drift)
+    even = past * (past + 2) / 24
+    return (drift[..., 1:] / (-past / 2)).mean(-1), (diffusivity[..., 1:] / even).mean(-1)
+
+
+def extremes(heads: Heads, count: int = 1) -> dict[str, list[tuple[int, int]]]:
+    """Return the (layer, head) that go furthest, by what they are furthest in.
+
+    Local ones (shift, sharpest) are taken among heads whose mass is mostly on the lattice.
+    """
+    off = heads.mean("special mass") > 0.5
+    scores = {
+        "most on special tokens": heads.mean("special mass"),
+        "flattest": heads.mean("entropy"),
+        "sharpest": np.where(off, -np.inf, -heads.mean("entropy")),
+        "most advective": np.where(off, -np.inf, heads.peclet()),
+        "most diffusive": np.where(off | (heads.mean("mass near") < 0.5), -np.inf, -heads.peclet()),
+        "longest range": np.where(off, -np.inf, -heads.mean("mass near")),
+    }
+    if "shift" in heads.values:
+        scores["closest to a shift"] = np.where(off, -np.inf, -heads.mean("shift"))
+    found = {}
+    for name, score in scores.items():
+        order = np.argsort(-score, axis=None, kind="stable")[:count]
+        found[name] = [tuple(int(n) for n in np.unravel_index(place, score.shape)) for place in order]
+    return found
+
+
+def kernels(flow: Flow, lattice: Lattice) -> list[Tensor]:
+    """Return each layer's mean attention by displacement, (heads, 2 n - 1) or (heads, 2 h - 1, 2 w - 1)."""
+    return [displacement_kernel(maps.mean(0), lattice) for maps in flow.attention]
+
+
+def remainders(calibration: Flow, heldout: Flow, lattice: Lattice, see) -> dict[str, Tensor]:
+    """Return the remainder of every local picture of every head, (examples, layers, heads).
+
+    What `moments.expansions` returns, one held-out example at a time, so that intervals can be taken
+    over examples; and fast enough for hundreds of tokens.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for layer in range(heldout.layers):
+        look = see if callable(see) else see[layer]
+        (fit, u_fit), (inner, u) = (_own(flow, layer, lattice, look) for flow in (calibration, heldout))
+        target = inner @ u.unsqueeze(1)
+        about = _moments(inner, lattice)
+        stencil = _fitted(stencil_features(u_fit, lattice), fit @ u_fit.unsqueeze(1))
+        guesses = {
+            "taylor": taylor(u, about, lattice),
+            "gaussian": _gaussian(about, lattice) @ u.unsqueeze(1),
+            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
+            "mean map": fit.mean(0) @ u.unsqueeze(1),
+            "uniform": u.mean(1, keepdim=True).unsqueeze(1),
+        }
+        whole = (target - u.unsqueeze(1)).square().sum((-2, -1)).clamp_min(1e-30)
+        for name, guess in guesses.items():
+            found.setdefault(name, []).append(((target - guess).square().sum((-2, -1)) / whole).sqrt())
+    return {name: torch.stack(layers, 1) for name, layers in found.items()}
+
+
+def _own(flow: Flow, layer: int, lattice: Lattice, look) -> tuple[Tensor, Tensor]:
+    """Return attention among the lattice's own tokens, and their states as attention sees them."""
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    return lattice_attention(flow.attention[layer], lattice)[0], look(flow.states[layer])[..., own, :]
+
+
+def _moments(inner: Tensor, lattice: Lattice) -> Moments:
+    """Return the moments of rows on the lattice, by products with positions about the lattice's middle."""
+    place = lattice.positions().to(inner)
+    middle = place - place.mean(0)
+    mean = inner @ middle
+    pairs = (middle.unsqueeze(-1) * middle.unsqueeze(-2)).flatten(1)
+    second = (inner @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
+    covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    # Rounding may leave a sharp row's variance a little below zero.
+    small = torch.diag_embed((-covariance.diagonal(dim1=-2, dim2=-1)).clamp_min(0))
+    return Moments(mean - middle, (covariance + small) / 2, torch.zeros_like(mean[..., 0]))
+
+
+def _gaussian(about: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
+    """As `moments.gaussian`, the quadratic form written as one product with the keys' monomials."""
+    place = lattice.positions().to(about.drift)
+    middle = place - place.mean(0)
+    covariance = 2 * about.diffusivity + floor * torch.eye(lattice.dims).to(middle)
+    inverse = torch.linalg.inv(covariance)
+    centre = middle + about.drift
+    linear = (inverse @ centre.unsqueeze(-1)).squeeze(-1)
+    pairs = (middle.unsqueeze(-1) * middle.unsqueeze(-2)).flatten(1)
+    return torch.softmax(linear @ middle.T - inverse.flatten(-2) @ pairs.T / 2, -1)
+
+
+def _fitted(features: Tensor, target: Tensor) -> Tensor:
+    """As `moments.fitted_stencil`, by the normal equations: few, well-scaled features."""
+    gram = torch.einsum("epwf,epwg->fg", features, features).double()
+    along = torch.einsum("epwf,ehpw->fh", features, target).double()
+    return torch.linalg.solve(gram, along).T.to(features.dtype)
+
+
+def median_head(values: Tensor, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Return the median over heads of the mean over examples, and its bootstrap interval; (examples, ..., heads)."""
+    rows = values.double().flatten(1).numpy()
+    interval = bootstrap_interval(rows, lambda drawn: np.median(drawn.mean(0)), resamples=400, seed=seed)
+    return float(np.median(rows.mean(0))), interval
+
+
+def headline(report: Report, measure: str = "cosine", group: int = 1) -> tuple[float, tuple[float, float]]:
+    """Return a report's headline and its interval over groups of so many examples in a row."""
+    layers = grouped(torch.from_numpy(report.attention[measure].mean(2).T), group).numpy()  # (groups, layers)
+    interval = bootstrap_interval(layers, lambda drawn: drawn.mean(0).min(), resamples=1000)
+    return report.headline(measure), interval

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from pdelens import baselines, text
+from pdelens.datasets import Pictures, Review
+
+REVIEWS = [
+    Review("A truly wonderful film.<br /><br />I loved it!", 1, "imdb"),
+    Review("dull , dull , dull", 0, "rotten_tomatoes"),
+    Review("wonderful " * 70 + "dull " * 70, 1, "imdb"),
+]
+
+
+@pytest.fixture(scope="module")
+def coder():
+    return text.train_tokenizer([review.text for review in REVIEWS], vocabulary=300)
+
+
+def test_tokens_stand_for_the_text(coder):
+    ids = coder.encode(text.clean(REVIEWS[0].text)).ids
+    assert coder.decode(ids).strip() == "a truly wonderful film. i loved it!"
+    # Every byte is known, and no text gives a special token.
+    assert min(coder.encode("naïve 電影").ids) > text.MASK
+    assert (coder.token_to_id("[pad]"), coder.token_to_id("[mask]")) == (text.PAD, text.MASK)
+
+
+def test_tokeniser_depends_on_its_texts_alone(coder):
+    again = text.train_tokenizer([review.text for review in REVIEWS], vocabulary=300)
+    assert text.describe(again) == text.describe(coder)
+    assert text.describe(coder)["pieces"] <= 300
+
+
+def test_windows_lie_end_to_end_in_their_review(coder):
+    found = text.cut(REVIEWS, coder, length=16, limit=3, first=7)
+    assert found.reviews.tolist() == [7, 8, 9, 9, 9]
+    assert found.labels.tolist() == [1, 0, 1, 1, 1]
+    assert [text.SOURCES[k] for k in found.sources] == ["imdb", "rotten_tomatoes", *["imdb"] * 3]
+    long = coder.encode(text.clean(REVIEWS[2].text)).ids
+    assert found.tokens[2:].flatten().tolist() == long[:48]
+    assert found.mask[1].sum() == len(coder.encode(REVIEWS[1].text).ids) and not found.tokens[1][~found.mask[1]].any()
+    assert text.sentences(found, coder)[1] == "dull , dull , dull"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"), [(1, [0]), (48, [0]), (71, [0]), (72, [0, 48]), (500, [0, 48, 96, 144])]
+)
+def test_a_short_rest_is_no_window(pieces, expected):
+    assert text.starts(pieces, 48, 4) == expected
+
+
+def test_split_is_of_the_text_not_of_its_place():
+    texts = [f"review number {k}" for k in range(3000)]
+    splits = [text.split_of(one) for one in texts]
+    assert [splits.count(split) / 3000 for split in text.SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert text.split_of("A  film<br />") == text.split_of("a film")
+
+
+def test_bad_input_is_named(coder):
+    with pytest.raises(ValueError, match="choose from train, validation, test"):
+        text.windows("held", coder=coder)
+    with pytest.raises(ValueError, match="at least 2 tokens and 1 window"):
+        text.cut(REVIEWS, coder, length=1)
+    with pytest.raises(ValueError, match="2 texts and 1 labels"):
+        baselines.tfidf(["a", "b"], torch.zeros(1), ["c"])
+
+
+@pytest.mark.data
+def test_no_review_is_in_two_splits(coder, monkeypatch):
+    every = text.movie_reviews()
+    reviews = every[8000:8400] + every[-200:]
+    monkeypatch.setattr(text, "movie_reviews", lambda: reviews)
+    found = {split: text.windows(split, coder=coder) for split in text.SPLITS}
+    numbers = [set(windows.reviews.tolist()) for windows in found.values()]
+    assert not numbers[0] & numbers[1] and not numbers[0] & numbers[2] and not numbers[1] & numbers[2]
+    assert set.union(*numbers) == set(range(len(reviews)))
+    for windows in found.values():
+        assert windows.labels.tolist() == [reviews[number].label for number in windows.reviews]
+        assert windows.tokens.shape[1] == 48 and int(windows.reviews.bincount().max()) <= text.WINDOWS_PER_REVIEW
+        assert bool(windows.mask[:, 0].all())
+
+
+def test_bag_of_words_finds_the_telling_word():
+    told = ["good film here", "bad film here"] * 20
+    named = baselines.tfidf(told, torch.tensor([1, 0] * 20), ["a good one", "a bad one"])
+    assert named.tolist() == [1, 0]
+
+
+def test_plain_methods_tell_pictures_apart():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (240,), generator=generator)
+    images = torch.randint(0, 90, (240, 6, 6), generator=generator, dtype=torch.uint8)
+    images[torch.arange(240), labels] += 100
+    train, test = Pictures(images[:200], labels[:200]), Pictures(images[200:], labels[200:])
+    assert baselines.nearest_neighbours(train, test, neighbours=3, batch=15) == 1.0
+    assert baselines.linear_pixels(train, test) == 1.0
+    shuffled = Pictures(train.images, train.labels[torch.randperm(200, generator=generator)])
+    assert baselines.nearest_neighbours(shuffled, test, neighbours=3) < 0.7 > baselines.linear_pixels(shuffled, test)
+    with pytest.raises(ValueError, match="300 neighbours among 200"):
+        baselines.nearest_neighbours(train, test, neighbours=300)
