@@ -3,7 +3,7 @@
 # make test       every test, and every chapter replayed against its committed outputs
 # make unit       the tests without the replay
 # make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
-# make train      trains the teachers into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=1]
+# make train      trains the teachers into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MINUTES=...]
 # make adopt      moves complete weights into data/weights
 # make bench      benchmarks, as ratios in one run
 # make lint       formatting, lint, types
@@ -12,7 +12,9 @@
 PYTHON ?= python3
 SCALE ?= book
 DEVICE ?= auto
-SEEDS ?= 1
+SEEDS ?= 5
+ONLY ?= *
+MINUTES ?=
 CHAPTER ?=
 TORCH_INDEX ?=
 
@@ -22,6 +24,8 @@ PY := $(BIN)/python
 export PYTHONDONTWRITEBYTECODE = 1
 export JUPYTER_PLATFORM_DIRS = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
+# Threads that wait must not spin: on a busy machine with few cores that made a chapter five times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 # Another environment's variables must not leak into the book's.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -54,7 +58,8 @@ chapters: environment
 	@$(PY) book/tools/chapters.py --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)
 
 train: environment
-	@$(PY) -m pdelens.training train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS)
+	@$(PY) -m pdelens.training train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS) \
+	    --only "$(ONLY)" $(if $(MINUTES),--minutes $(MINUTES))
 	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
 
 adopt: environment

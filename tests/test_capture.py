@@ -212,6 +212,14 @@ def test_silently_missing_attention_raises():
         model(torch.randn(2, 3, 4))
 
 
+def test_states_of_a_model_whose_attention_nobody_can_read():
+    model, x = Opaque(), torch.randn(2, 3, 4)
+    with capture(model, attention=None) as recording:
+        output = model(x)
+    flow = recording.flow()
+    assert len(flow.states) == 3 and torch.equal(flow.states[-1], output)
+
+
 def test_errors_name_the_cure(attention):
     model = Transformer(Configuration(layers=2)).eval()
     with capture(model) as recording:

@@ -185,6 +185,12 @@ def test_post_form_begins_where_the_hidden_state_is():
     torch.testing.assert_close(pde.encode(u), z, atol=1e-10, rtol=0)
 
 
+def test_teachers_of_other_norms_are_refused():
+    for settings in ({"norm": "rms"}, {"placement": "post"}):
+        with pytest.raises(ValueError, match="known for norm 'layer' and placement 'pre'"):
+            TransformerPDE.from_transformer(models.Transformer(models.Configuration(layers=1, **settings)))
+
+
 # Symmetries
 
 

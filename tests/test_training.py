@@ -73,6 +73,19 @@ def test_what_is_whole_is_kept_and_time_may_run_out(project_with_data, capsys):
     assert not (folder / "text-tiny-seed0.safetensors").exists()
 
 
+def test_a_torn_file_and_one_of_another_recipe_are_made_again(project_with_data, monkeypatch, capsys):
+    path = project_with_data / "_build/train/smoke/image-tiny-seed1.safetensors"
+    training.train_all("smoke", "cpu", "image-tiny-seed1", workers=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    training.train_all("smoke", "cpu", "image-tiny-seed1", workers=1)
+    assert "is no teacher's weights" in capsys.readouterr().err
+    assert models.load(path)[1]["steps"] == JOBS[1].steps
+    monkeypatch.setattr(teachers, "jobs", lambda scale: (dataclasses.replace(JOBS[1], steps=6),))
+    training.train_all("smoke", "cpu", "image-tiny-seed1", workers=1)
+    assert "was made by another recipe" in capsys.readouterr().err and models.load(path)[1]["steps"] == 6
+
+
 def test_killed_in_the_middle_and_run_again_gives_the_same_file(project_with_data, monkeypatch):
     folder = project_with_data / "_build/train/smoke"
     assert training.train_all("smoke", "cpu", "image-tiny-seed0", workers=1)

@@ -23,8 +23,11 @@ from .records import RecordError, finish_chapter, quote, record, recorded, start
 # Loaded at first use: these bring plotting, data or models with them.
 _MODULES = (
     "agreement",
+    "adoption",
     "atlas",
+    "attention_pairs",
     "attention_stats",
+    "baselines",
     "collapse",
     "datasets",
     "figures",
@@ -41,9 +44,12 @@ _MODULES = (
     "spheres",
     "splitting",
     "stability",
+    "stacked",
     "surrogates",
+    "teachers",
     "temporal",
     "terms",
+    "text",
     "training",
     "verification",
 )

@@ -102,7 +102,9 @@ class _Capture(AbstractContextManager):
                     f"the layers of {stack.name!r} called attention {sorted(counts)} times each, so a layer's one map "
                     "is not defined: capture a part of the model with one kind of layer, or use attention=None."
                 )
-            for place in range(max(counts, default=0)):
+            # States alone are recorded whether or not their layers attend.
+            least = 0 if self.recording.kind else 1
+            for place in range(max(least, *counts)):
                 name = stack.name if place == 0 else f"{stack.name} cross"
                 found = [seen[place] for seen in calls if place < len(seen)]
                 self.recording.passes.setdefault(name, []).append(self._pass(stack, found, cross=place > 0))
@@ -117,7 +119,7 @@ class _Capture(AbstractContextManager):
         states += [] if stack.left is None else [stack.left]
         if self.probe.sequence_first:
             states = [state.transpose(0, 1) for state in states]
-        maps = tuple(call.kept for call in seen) if self.recording.kind == "weights" else ()
+        maps: list[Tensor] = [call.kept for call in seen] if self.recording.kind == "weights" else []
         statistics = tuple(call.kept for call in seen) if self.recording.kind == "statistics" else ()
         if not states and not maps:
             return Pass(None, statistics)
@@ -127,9 +129,9 @@ class _Capture(AbstractContextManager):
         device = (states or maps)[0].device
         flow = Flow(
             states=tuple(states),
-            attention=maps,
+            attention=tuple(maps),
             mask=_fitting(stack.mask, (examples, tokens), device),
-            causal=not cross and (_sees_no_future(maps) if maps else all(call.causal for call in seen)),
+            causal=not cross and (_sees_no_future(maps) if maps else bool(seen) and all(call.causal for call in seen)),
             depths=torch.tensor([*stack.chosen, stack.chosen[-1] + 1], dtype=torch.float32),
             key_mask=_fitting(stack.key_mask, (examples, keys), device) if cross else None,
         )

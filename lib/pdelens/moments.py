@@ -6,12 +6,17 @@ is `u + E[Delta] . grad u + E[Delta Delta^T] : grad grad u / 2`: the generator o
 count the drift twice). These are backward operators: they average values and conserve no mass.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .flow import Flow
 from .lattice import Lattice, gradient, laplacian
+
+# How a term looks at the states: a normalisation.
+Look = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +149,9 @@ def _second_difference(u: Tensor, lattice: Lattice, axis: int) -> Tensor:
     return bent.flatten(-3, -2)
 
 
-def expansions(flow_calibration, flow_heldout, lattice: Lattice, see) -> dict[str, Tensor]:
+def expansions(
+    flow_calibration: Flow, flow_heldout: Flow, lattice: Lattice, see: Look | Sequence[Look]
+) -> dict[str, Tensor]:
     """Return the remainder of every local picture of every head, by name, (layers, heads).
 
     `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with
@@ -155,12 +162,12 @@ def expansions(flow_calibration, flow_heldout, lattice: Lattice, see) -> dict[st
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("taylor", "gaussian", "stencil", "mean map", "uniform")}
     own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    looks: Sequence[Look] = see if isinstance(see, Sequence) else [see] * flow_heldout.layers
     for layer in range(flow_heldout.layers):
         sides = []
         for flow in (flow_calibration, flow_heldout):
             inner, _ = lattice_attention(flow.attention[layer], lattice)
-            look = see if callable(see) else see[layer]
-            u = look(flow.states[layer])[..., own, :]
+            u = looks[layer](flow.states[layer])[..., own, :]
             sides.append((inner, u, inner @ u.unsqueeze(1)))
         (maps, u_fit, target_fit), (inner, u, target) = sides
         about = attention_moments(flow_heldout.attention[layer], lattice)

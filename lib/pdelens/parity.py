@@ -13,6 +13,11 @@ from .terms import Reaction, SelfAttention
 def from_small_transformer(cls: type[TransformerPDE], model: Any, lattice: Lattice | None) -> TransformerPDE:
     """Return the equation of a small pre-norm teacher (`pdelens.models.Transformer`)."""
     about = model.configuration
+    if (about.norm, about.placement) != ("layer", "pre"):
+        raise ValueError(
+            f"a teacher with norm {about.norm!r} and placement {about.placement!r} was given, but the exact equation "
+            "is known for norm 'layer' and placement 'pre'."
+        )
     if lattice is None and not about.vocabulary:
         lattice = Grid(about.side // about.patch, about.side // about.patch)
     pde = _blank(cls, about.width, about.heads, about.layers, 4 * about.width, about.activation, lattice, "pre", 1e-5)

@@ -74,6 +74,12 @@ class Probe:
     def end(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Hand over what the pass left, and let go of it."""
         found, self.calls = _by_stack(self.calls), []
+        if not found:
+            # No attention could be read: there are still states, of the longest row of layers.
+            ran = [stack for stack in self.stacks if stack.entered and stack.left is not None]
+            found = [
+                (stack, {layer: [] for layer in stack.chosen}) for stack in sorted(ran, key=lambda s: -s.depth)[:1]
+            ]
         self.finished(found)
         for stack in self.stacks:
             stack.clear()

@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from . import models, stacked, surrogates, teachers, text
-from .datasets import fashion_mnist, fashion_mnist_subset, write_subset
+from .adoption import adopt
+from .datasets import fashion_mnist, fashion_mnist_subset
 from .optimisation import digest, forget
-from .project import DataError, root, sha256, write_checksums
+from .project import DataError, root
 from .stacked import Examples
 from .teachers import Job
 
@@ -160,7 +161,7 @@ def train_all(
     todo = [
         part
         for part in teachers.stacks(jobs, stack or (1 if on_cpu else len(jobs)))
-        if not all((folder / f"{job.name}.safetensors").exists() for job in part)
+        if not all(_is_whole(folder / f"{job.name}.safetensors", job, scale) for job in part)
     ]
     if any(job.configuration.vocabulary for part in todo for job in part):
         _coder(folder)
@@ -178,6 +179,23 @@ def train_all(
     if failed:
         raise RuntimeError(" ".join(failed))
     return not unfinished
+
+
+def _is_whole(path: Path, job: Job, scale: str) -> bool:
+    """Say whether this very job's file is there; one of another recipe is named, and made again."""
+    if not path.exists():
+        return False
+    try:
+        model, made = models.load(path)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return False
+    wanted = made_by(job, scale, "cpu")
+    same = all(made.get(key) == wanted[key] for key in wanted.keys() - {"device", "versions"})
+    if same and model.configuration == job.configuration:
+        return True
+    print(f"{path} was made by another recipe: training it again.", file=sys.stderr)
+    return False
 
 
 def _cost(jobs: Sequence[Job]) -> float:
@@ -216,49 +234,6 @@ def _attempt(jobs: Sequence[Job], scale: str, folder: Path, device: str, deadlin
 def _settle(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
-    """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
-
-    Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, and the
-    committed subset of pictures if it is not there. Raises `DataError` where there are none.
-    """
-    folder = root() / "_build/train" / scale
-    trained = sorted(
-        path
-        for path in folder.glob("*.safetensors")
-        if ".checkpoint" not in path.name
-        and (path.stem.startswith("surrogate") or teachers.fits(path.stem, only.split(",")))
-    )
-    if not trained:
-        raise DataError(
-            f"there are no complete weights in _build/train/{scale} that fit {only!r}: run `make train SCALE={scale}` "
-            "first."
-        )
-    data = root() / "data"
-    adopted = {}
-    for path in trained:
-        # Refuses a file that is neither a teacher's nor a surrogate's.
-        surrogates.load(path.stem, path) if path.stem.startswith("surrogate") else models.load(path)
-        adopted |= _copied(path, data, f"weights/{path.name}")
-    if (folder / "tokenizer.json").exists():
-        adopted |= _copied(folder / "tokenizer.json", data, "tokenizer.json")
-    subset = data / "fashion-mnist-subset.safetensors"
-    if not subset.exists():
-        write_subset(subset)
-    adopted[subset.name] = sha256(subset)
-    write_checksums(adopted)
-    print("Adopted: " + ", ".join(sorted(adopted)))
-
-
-def _copied(path: Path, data: Path, name: str) -> dict[str, str]:
-    target = data / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".draft")
-    draft.write_bytes(path.read_bytes())
-    draft.replace(target)
-    return {name: sha256(target)}
 
 
 def main(arguments: list[str] | None = None) -> None:
