@@ -101,8 +101,15 @@ def test_readme_says_what_was_recorded():
         "depth.refine.image.16": "attention keeps a cosine of {:.2f}.",
         "surrogate-image-k1.refined.converged.cosine": "attention agrees to {:.2f},",
         "surrogate.null.cosine": "the best null's {:.2f}.",
+        "atlas.dinov2.remainder.taylor": "missed by {:.0f} to",
+        "atlas.smollm2.remainder.taylor": "to {:.0f} times what it does",
     }.items():
         assert text.format(known[key]["value"]) in readme, key
+    models = ("minilm", "smollm2", "dinov2")
+    diffusive = [known[f"atlas.{model}.trained.share.diffusive"]["value"] for model in models]
+    assert "{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)) in readme
+    best = [known[f"atlas.{model}.null.mean-map"]["value"] for model in models]
+    assert "0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best) in readme
 
 
 def test_claims_table_is_computed_from_records():
