@@ -1,5 +1,6 @@
 """What solving costs, as ratios in one run (`make bench`); nothing here passes or fails by the clock."""
 
+import pytest
 import torch
 from timing import compare_times
 
@@ -8,8 +9,17 @@ from pdelens.pde import PDE
 from pdelens.terms import Diffusion
 
 
+@pytest.fixture
+def one_thread():
+    """Small states: what is timed is the loop, not two threads waking each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @torch.no_grad()
-def test_fixed_steps_against_a_hand_written_loop():
+def test_fixed_steps_against_a_hand_written_loop(one_thread):
     lattice = Grid(4, 4)
     pde = TransformerPDE(64, 4, lattice, depth=6)
     u0 = torch.randn(1, 16, 64)
@@ -28,7 +38,7 @@ def test_fixed_steps_against_a_hand_written_loop():
 
 
 @torch.no_grad()
-def test_heat_equation_against_torchdiffeq():
+def test_heat_equation_against_torchdiffeq(one_thread):
     from torchdiffeq import odeint
 
     lattice = Chain(64)
@@ -47,7 +57,7 @@ def test_heat_equation_against_torchdiffeq():
 
 
 @torch.no_grad()
-def test_a_hundred_runs_in_one_tensor():
+def test_a_hundred_runs_in_one_tensor(one_thread):
     lattice = Grid(4, 4)
     one, many = torch.randn(1, 16, 64), torch.randn(100, 16, 64)
     heat = PDE({"diffusion": Diffusion(lattice, 64, 0.2)}, lattice, 6)
