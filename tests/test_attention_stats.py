@@ -14,13 +14,7 @@ from pdelens.attention_stats import attend_with_statistics, attention_statistics
 FLOAT32 = 2.0**-23
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiles are small: on a busy machine a second thread costs many times what it gains."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random(*shape, seed=0, dtype=torch.float32):

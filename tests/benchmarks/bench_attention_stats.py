@@ -15,12 +15,9 @@ from pdelens.attention_pairs import attention_cosine
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def without_gradients(one_thread):
     with torch.no_grad():
         yield
-    torch.set_num_threads(before)
 
 
 def tensors(*shape):

@@ -9,17 +9,9 @@ from pdelens.pde import PDE
 from pdelens.terms import Diffusion
 
 
-@pytest.fixture
-def one_thread():
-    """Small states: what is timed is the loop, not two threads waking each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
-def test_fixed_steps_against_a_hand_written_loop(one_thread):
+def test_fixed_steps_against_a_hand_written_loop():
     lattice = Grid(4, 4)
     pde = TransformerPDE(64, 4, lattice, depth=6)
     u0 = torch.randn(1, 16, 64)
@@ -37,8 +29,9 @@ def test_fixed_steps_against_a_hand_written_loop(one_thread):
     compare_times("96 Lie steps at state (16, 64)", ours, by_hand, "a hand-written loop", 1.1)
 
 
+@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
-def test_heat_equation_against_torchdiffeq(one_thread):
+def test_heat_equation_against_torchdiffeq():
     from torchdiffeq import odeint
 
     lattice = Chain(64)
@@ -56,8 +49,9 @@ def test_heat_equation_against_torchdiffeq(one_thread):
         compare_times(f"heat equation, 96 steps of {method}", ours, peer, f"torchdiffeq's {theirs}", 0.6)
 
 
+@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
-def test_a_hundred_runs_in_one_tensor(one_thread):
+def test_a_hundred_runs_in_one_tensor():
     lattice = Grid(4, 4)
     one, many = torch.randn(1, 16, 64), torch.randn(100, 16, 64)
     heat = PDE({"diffusion": Diffusion(lattice, 64, 0.2)}, lattice, 6)

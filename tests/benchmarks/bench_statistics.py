@@ -23,12 +23,9 @@ PEERS = ROOT / "_build/peers/bin/python"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def without_gradients(one_thread):
     with torch.no_grad():
         yield
-    torch.set_num_threads(before)
 
 
 def test_entropy_of_every_head_against_a_plain_forward():
