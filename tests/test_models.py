@@ -3,8 +3,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdelens import DataError, datasets, models, stacked
+from pdelens.examples import Examples
 from pdelens.models import Configuration, Transformer
-from pdelens.stacked import Examples
 
 PICTURES = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
 TEXT = Configuration(vocabulary=30, length=12, outputs=2, layers=2)

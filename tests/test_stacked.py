@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pdelens import models, optimisation, stacked
+from pdelens.examples import Examples
 from pdelens.models import Configuration
-from pdelens.stacked import Examples
 from pdelens.teachers import Job
 
 PICTURES = Configuration(width=16, layers=1, heads=2, patch=7, outputs=2)

@@ -1,3 +1,6 @@
+import math
+from collections import Counter
+
 import pytest
 import torch
 
@@ -97,3 +100,56 @@ def test_plain_methods_tell_pictures_apart():
     assert baselines.nearest_neighbours(shuffled, test, neighbours=3) < 0.7 > baselines.linear_pixels(shuffled, test)
     with pytest.raises(ValueError, match="300 neighbours among 200"):
         baselines.nearest_neighbours(train, test, neighbours=300)
+
+
+def test_runs_of_tokens_meet_the_textbook_model():
+    train = torch.randint(1, 6, (200, 9), generator=torch.Generator().manual_seed(0))
+    train[::3, 6:] = 0
+    test = torch.randint(1, 6, (40, 7), generator=torch.Generator().manual_seed(1))
+    test[1, 4:] = 0
+    for order in (1, 2, 3):
+        found = baselines.next_token(train, test, 7, order)
+        assert found == pytest.approx(plain_next_token(train.tolist(), test.tolist(), 7, order), rel=1e-12)
+
+
+def plain_next_token(train, test, vocabulary, order, discount=0.75):
+    """Interpolated Kneser-Ney with dictionaries, from Chen and Goodman's equations."""
+    runs = Counter(
+        tuple(row[at : at + order])
+        for row in train
+        for at in range(len(row) - order + 1)
+        if 0 not in row[at : at + order]
+    )
+    levels = {order: runs}
+    for length in range(order - 1, 0, -1):
+        levels[length] = Counter(run[1:] for run in levels[length + 1])
+
+    def chance(run):
+        if not run:
+            return 1 / vocabulary
+        following = {other: n for other, n in levels[len(run)].items() if other[:-1] == run[:-1]}
+        if not following:
+            return chance(run[1:])
+        own = max(following.get(run, 0) - discount, 0)
+        return (own + discount * len(following) * chance(run[1:])) / sum(following.values())
+
+    asked = [tuple(row[max(0, at + 1 - order) : at + 1]) for row in test for at in range(1, len(row)) if row[at] != 0]
+    return -sum(math.log(chance(run)) for run in asked) / len(asked)
+
+
+def test_chances_of_the_next_token_sum_to_one():
+    train = torch.randint(1, 5, (50, 8), generator=torch.Generator().manual_seed(0))
+    windows = torch.tensor([[2, 3, last] for last in range(1, 5)])
+    # Of the last token alone: what three tokens cost less what two cost.
+    losses = [
+        2 * baselines.next_token(train, row[None], 5, 3) - baselines.next_token(train, row[None, :2], 5, 3)
+        for row in windows
+    ]
+    padding = 1 - sum(math.exp(-loss) for loss in losses)
+    # What is left is the share of token 0, which never occurs.
+    assert 0 < padding < 0.05
+
+
+def test_runs_too_long_for_their_keys_are_refused():
+    with pytest.raises(ValueError, match="order 6 of 4096 tokens"):
+        baselines.next_token(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long), 4096, 6)

@@ -4,9 +4,9 @@ import json
 import pytest
 import torch
 
-from pdelens import DataError, models, project, stacked, surrogates, teachers, text, training
+from pdelens import DataError, examples, models, project, stacked, surrogates, teachers, text, training, yardsticks
+from pdelens.examples import Examples
 from pdelens.models import Configuration
-from pdelens.stacked import Examples
 from pdelens.teachers import Job
 
 TINY = Job("image-tiny", Configuration(width=16, layers=1, heads=2, patch=7, outputs=2), 0, 12, batch=32)
@@ -28,9 +28,9 @@ def project_with_data(project_copy, monkeypatch):
     pictures = Examples(images, labels)
     reviews = [text.Review(f"a {word} film, number {k}", k % 2, "imdb") for k in range(60) for word in ("good", "bad")]
     monkeypatch.setattr(
-        training, "fashion_mnist", lambda train: pictures if train else Examples(*(c[:90] for c in pictures))
+        examples, "fashion_mnist", lambda train: pictures if train else Examples(*(c[:90] for c in pictures))
     )
-    monkeypatch.setattr(training, "fashion_mnist_subset", lambda split: Examples(*(c[:50] for c in pictures)))
+    monkeypatch.setattr(examples, "fashion_mnist_subset", lambda split: Examples(*(c[:50] for c in pictures)))
     monkeypatch.setattr(text, "movie_reviews", lambda: reviews)
     monkeypatch.setattr(text, "VOCABULARY", 300)
     monkeypatch.setattr(teachers, "jobs", lambda scale: JOBS)
@@ -39,7 +39,7 @@ def project_with_data(project_copy, monkeypatch):
     torch.set_num_threads(1)
     yield project_copy
     torch.set_num_threads(threads)
-    for cached in (training._data, training._digest, training._coder):
+    for cached in (examples.sets, examples.digest_of, examples.coder):
         cached.cache_clear()
 
 
@@ -55,11 +55,11 @@ def test_every_file_says_what_made_it_and_how_good_it_is(project_with_data):
         assert (made["seed"], made["steps"], made["scale"]) == (job.seed, job.steps, "smoke")
         assert [row[0] for row in made["curve"]] == sorted({*range(5, job.steps, 5), job.steps})
         # The recorded accuracy is that of the file's own, rounded weights, to the last digit.
-        _, _, tests = training._data(training._kind(job), job.configuration.length, folder)
-        for test, data in tests.items():
+        found = examples.sets(training._kind(job), job.configuration.length, folder)
+        for test, data in found.small(training.SMOKE_TESTS).tests.items():
             found = stacked.evaluate(model, data)
             assert (made[f"{test}_accuracy"], made[f"{test}_loss"]) == (found["accuracy"], found["loss"])
-    assert made["tokenizer_sha256"] == text.describe(training._coder(folder))["sha256"]
+    assert made["tokenizer_sha256"] == text.describe(examples.coder(folder))["sha256"]
 
 
 def test_what_is_whole_is_kept_and_time_may_run_out(project_with_data, capsys):
@@ -139,7 +139,14 @@ def test_adopt_takes_complete_weights_only(project_with_data):
         *(f"weights/{job.name}.safetensors" for job in JOBS),
         "fashion-mnist-subset.safetensors",
         "tokenizer.json",
+        "training.json",
     }
+    known = teachers.histories()
+    assert set(known) >= {job.name for job in JOBS}
+    for job in JOBS:
+        model, made = models.teacher(job.name)
+        assert known[job.name]["test_accuracy"] == made["test_accuracy"]
+        assert known[job.name]["configuration"] == dataclasses.asdict(model.configuration)
     _, made = models.teacher("image-tiny-seed1")
     assert made["seed"] == 1 and text.describe(text.tokenizer())["sha256"]
     text.tokenizer.cache_clear()
@@ -148,17 +155,47 @@ def test_adopt_takes_complete_weights_only(project_with_data):
         training.adopt("smoke", "image-*")
 
 
-def test_the_programs_settings_reach_it(project_with_data, monkeypatch, capsys):
-    calibrated = []
-    monkeypatch.setattr(surrogates, "calibrate_all", lambda *given: calibrated.append(given))
+def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(surrogates, "calibrate", lambda surrogate, *given: made.append(surrogate.name))
+    monkeypatch.setattr(yardsticks, "measure", lambda *given: made.append("baselines"))
+    folder = project_with_data / "_build/train/smoke"
     training.main(["list", "--scale", "smoke"])
-    assert "image-tiny-seed1: 12 steps of 32" in capsys.readouterr().out
-    training.main(["train", "--scale", "smoke", "--device", "cpu", "--workers", "1", "--only", "image-tiny-seed0"])
-    assert not calibrated
-    training.main(["train", "--scale", "smoke", "--device", "cpu", "--workers", "1"])
-    assert calibrated == [("smoke", "cpu")]
-    with pytest.raises(SystemExit, match="no teacher's name fits 'audio'"):
+    listed = capsys.readouterr().out
+    assert "image-tiny-seed1: 12 steps of 32" in listed and "baselines" in listed and "surrogate-image-k1" in listed
+    here = ["train", "--scale", "smoke", "--device", "cpu", "--workers", "1"]
+    training.main([*here, "--only", "image-tiny-seed0"])
+    assert (folder / "image-tiny-seed0.safetensors").exists() and not made
+    training.main([*here, "--only", "baselines,surrogate-image-k2"])
+    assert made == ["baselines", "surrogate-image-k2"] and not (folder / "image-tiny-seed1.safetensors").exists()
+    made.clear()
+    training.main([*here, "--only", "*"])
+    assert made == ["baselines", *(surrogate.name for surrogate in surrogates.SURROGATES)]
+    assert (folder / "image-tiny-seed1.safetensors").exists()
+    with pytest.raises(SystemExit, match="nothing is called 'audio'"):
         training.main(["train", "--scale", "smoke", "--only", "audio"])
+
+
+def test_plain_methods_are_measured_once(project_with_data, monkeypatch):
+    monkeypatch.setattr(yardsticks, "LENGTHS", (8,))
+    folder = project_with_data / "_build/train/smoke"
+    folder.mkdir(parents=True)
+    path = yardsticks.measure("smoke", folder)
+    found = json.loads(path.read_text())
+    assert set(found) == {
+        "image-linear",
+        "image-neighbours",
+        "text-8-tfidf-1",
+        "text-8-tfidf-2",
+        *(f"text-causal-runs-{order}" for order in (1, 2, 3)),
+    }
+    # Half of the pictures are bright below, half of the reviews say "good": neither is hard.
+    assert found["image-linear"]["test_accuracy"] == found["image-neighbours"]["test_accuracy"] == 1.0
+    assert found["text-causal-runs-2"]["test_loss"] < found["text-causal-runs-1"]["test_loss"]
+    began = path.stat().st_mtime_ns
+    yardsticks.measure("smoke", folder)
+    assert path.stat().st_mtime_ns == began
+    assert all({"seconds", "data_sha256", "scale"} <= set(about) for about in found.values())
 
 
 def test_committed_weights_say_what_made_them():

@@ -30,6 +30,7 @@ _MODULES = (
     "baselines",
     "collapse",
     "datasets",
+    "examples",
     "figures",
     "intervals",
     "laws",
@@ -52,6 +53,7 @@ _MODULES = (
     "text",
     "training",
     "verification",
+    "yardsticks",
 )
 
 __all__ = [

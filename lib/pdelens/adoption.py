@@ -1,17 +1,22 @@
 """Moves complete weights from where they were trained into `data/`, and lists them."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from . import models, surrogates, teachers
+from . import models, surrogates, teachers, yardsticks
 from .datasets import write_subset
-from .project import DataError, root, sha256, write_checksums
+from .project import DataError, replace_text, root, sha256, write_checksums
 
 
 def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
     """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
 
     Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, and the
-    committed subset of pictures if it is not there. Raises `DataError` where there are none.
+    committed subset of pictures if it is not there. What is known of every teacher of the scale, and of the plain
+    methods beside them, goes to `data/training.json`, whether its weights are copied or not. Raises `DataError`
+    where there are none.
     """
     folder = root() / "_build/train" / scale
     trained = sorted(
@@ -33,12 +38,42 @@ def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
         adopted |= _copied(path, data, f"weights/{path.name}")
     if (folder / "tokenizer.json").exists():
         adopted |= _copied(folder / "tokenizer.json", data, "tokenizer.json")
+    replace_text(data / teachers.RECORDS, _histories(folder, data / teachers.RECORDS))
+    adopted[teachers.RECORDS] = sha256(data / teachers.RECORDS)
     subset = data / "fashion-mnist-subset.safetensors"
     if not subset.exists():
         write_subset(subset)
     adopted[subset.name] = sha256(subset)
     write_checksums(adopted)
     print("Adopted: " + ", ".join(sorted(adopted)))
+
+
+def _histories(folder: Path, known: Path) -> str:
+    """Return what is known of all training: this scale's teachers and plain methods over what stood there."""
+    found: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+    trained = dict(found.get("teachers", {}))
+    for path in sorted(folder.glob("*.safetensors")):
+        if not path.stem.startswith("surrogate") and ".checkpoint" not in path.name:
+            configuration, made = models.header(path)
+            trained[path.stem] = made | {"configuration": asdict(configuration), "flops": configuration.flops}
+    plain = dict(found.get("baselines", {}))
+    measured = folder / f"{yardsticks.NAME}.json"
+    if measured.exists():
+        plain |= json.loads(measured.read_text())
+    rows = [
+        f" {json.dumps(part)}: {{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(_short(about))}" for name, about in sorted(whole.items()))
+        + "}"
+        for part, whole in (("baselines", plain), ("teachers", trained))
+    ]
+    return "{\n" + ",\n".join(rows) + "}\n"
+
+
+def _short(about: dict[str, Any]) -> dict[str, Any]:
+    """Round a learning curve to four digits after the point, which is more than it is good for."""
+    if "curve" not in about:
+        return about
+    return about | {"curve": [[round(number, 4) for number in row] for row in about["curve"]]}
 
 
 def _copied(path: Path, data: Path, name: str) -> dict[str, str]:

@@ -45,6 +45,24 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def share_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval for a share, of one model over examples (Wilson 1927).
+
+    >>> low, high = share_interval(80, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.711, 0.867)
+    """
+    from scipy.special import ndtri
+
+    if not 0 <= hits <= examples or examples < 1:
+        raise ValueError(f"{hits} hits among {examples} examples were given: 0 to all of at least 1 are wanted.")
+    z = ndtri((1 + level) / 2)
+    share, weight = hits / examples, z * z / examples
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * (share * (1 - share) / examples + weight / (4 * examples)) ** 0.5
+    return float(middle - half), float(middle + half)
+
+
 def benjamini_hochberg(p_values: Sequence[float], rate: float = 0.05) -> np.ndarray:
     """Return which hypotheses are rejected at a false discovery rate (Benjamini and Hochberg 1995).
 

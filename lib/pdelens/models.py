@@ -282,6 +282,18 @@ def load(path) -> tuple[Transformer, dict[str, Any]]:
     return model.eval(), json.loads(metadata["made"])
 
 
+def header(path) -> tuple[Configuration, dict[str, Any]]:
+    """Return what a teacher's file says of it, without its weights: the configuration, and what made it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+        return Configuration(**json.loads(metadata["configuration"])), json.loads(metadata["made"])
+    except (SafetensorError, KeyError) as error:
+        raise DataError(f"{path} is no teacher's weights ({error}): train it again with `make train`.") from error
+
+
 def teacher(name: str = "image-patch4-seed0") -> tuple[Transformer, dict[str, Any]]:
     """Return a committed teacher from `data/weights`, in evaluation mode, with what made it."""
     return load(data_file(f"weights/{name}.safetensors"))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +19,12 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from . import text
+from .examples import Examples
 from .models import Transformer
 from .optimisation import generator_for, one_cycle, restore, store
 from .teachers import Job
 
 IGNORED = -100
-
-
-class Examples(NamedTuple):
-    """Inputs (pictures (examples, side, side) uint8, or tokens (examples, length)) and classes (examples,)."""
-
-    inputs: Tensor
-    labels: Tensor
 
 
 class Stack:

@@ -18,6 +18,7 @@ from .models import Transformer, teacher
 from .nulls import align_heads
 from .pde import TransformerPDE
 from .project import DataError, data_file, root
+from .teachers import fits
 
 STEPS = {"smoke": 6, "book": 1200, "full": 8000}
 
@@ -121,10 +122,11 @@ def load(name: str, path: Path | None = None) -> tuple[TransformerPDE, dict[str,
     return pde.eval(), json.loads(metadata["made"])
 
 
-def calibrate_all(scale: str, device: str) -> None:
-    """Calibrate every surrogate of a scale into `_build/train/<scale>/`; those complete are kept.
+def calibrate_all(scale: str, device: str, only: str = "*") -> None:
+    """Calibrate the surrogates whose names fit `only` into `_build/train/<scale>/`; those complete are kept.
 
     Their teacher is the committed one: adopt a new teacher before calibrating to it.
     """
     for surrogate in SURROGATES:
-        calibrate(surrogate, root() / "_build/train" / scale, scale, device)
+        if fits(surrogate.name, only.split(",")):
+            calibrate(surrogate, root() / "_build/train" / scale, scale, device)

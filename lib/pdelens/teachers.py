@@ -1,5 +1,7 @@
 """The list of teachers: what each is called, what it is, and how it is trained at which scale."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -7,13 +9,16 @@ from typing import Any
 
 from . import text
 from .models import Configuration, Transformer
+from .project import data_file
 
 SCALES = ("smoke", "book", "full")
 SEEDS = 5
 # Of so many steps, snapshots are taken after these shares (the finished teacher is a file of its own).
 SNAPSHOTS = (0.005, 0.02, 0.06, 0.15, 0.3, 0.6)
 # What `make adopt` moves into data/weights unless told otherwise: what pages load, within the budget of data/.
-COMMITTED = ("image-patch4-seed?", "text-classifier-seed[012]", "text-causal-seed0")
+COMMITTED = ("image-patch4-seed?", "text-classifier-seed[012]")
+# What is known of all training, of teachers whose weights are not committed too (in `data/`).
+RECORDS = "training.json"
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,22 @@ def job_named(name: str, scale: str = "book") -> Job:
     raise ValueError(f"no teacher is called {name!r}: see pdelens.teachers.jobs({scale!r}).")
 
 
+def histories() -> dict[str, dict[str, Any]]:
+    """Return what is known of every teacher that was trained, by name: what made it, its learning curve, its scores."""
+    return json.loads(data_file(RECORDS).read_text())["teachers"]
+
+
+def plain_methods() -> dict[str, dict[str, Any]]:
+    """Return what plain methods scored on the teachers' tasks (`yardsticks`), by name."""
+    return json.loads(data_file(RECORDS).read_text())["baselines"]
+
+
 def chosen(found: tuple[Job, ...], only: str = "*") -> tuple[Job, ...]:
     """Return the jobs whose names fit one of the patterns, which are separated by commas."""
-    kept = tuple(job for job in found if fits(job.name, only.split(",")))
-    if not kept:
-        raise ValueError(f"no teacher's name fits {only!r}: see pdelens.teachers.jobs.")
-    return kept
+    return tuple(job for job in found if fits(job.name, only.split(",")))
 
 
-def fits(name: str, patterns: tuple[str, ...] | list[str]) -> bool:
+def fits(name: str, patterns: Sequence[str]) -> bool:
     """Say whether a name fits one of the patterns (`*` and `?` as in a shell)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 

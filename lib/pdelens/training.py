@@ -11,33 +11,27 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from . import models, stacked, surrogates, teachers, text
+from . import models, stacked, surrogates, teachers, text, yardsticks
 from .adoption import adopt
-from .datasets import fashion_mnist, fashion_mnist_subset
-from .optimisation import digest, forget
+from .examples import Examples, coder, digest_of, sets
+from .optimisation import forget
 from .project import DataError, root
-from .stacked import Examples
 from .teachers import Job
 
-# Examples on which a learning curve is followed (committed pictures, or validation windows), and the most
-# of each test set that a smoke run looks at.
-FOLLOWED = 1000
+# The most of each test set that a smoke run looks at.
 SMOKE_TESTS = 200
 
 
 def train_stack(jobs: Sequence[Job], scale: str, folder: Path, device: str, deadline: float | None = None) -> list[str]:
     """Train one stack into a folder; return a line on each teacher, none where time was up first."""
-    train, held, tests = _data(_kind(jobs[0]), jobs[0].configuration.length, folder)
-    if scale == "smoke":
-        held, *few = (_shuffled(part, SMOKE_TESTS) for part in (held, *tests.values()))
-        tests = dict(zip(tests, few, strict=True))
+    found = sets(_kind(jobs[0]), jobs[0].configuration.length, folder)
+    train, held, tests = found.small(SMOKE_TESTS) if scale == "smoke" else found
 
     def keep(job: Job, model: models.Transformer, step: int) -> None:
         path = folder / f"{job.name}-step{step:05d}.safetensors"
@@ -57,14 +51,14 @@ def train_stack(jobs: Sequence[Job], scale: str, folder: Path, device: str, dead
         made = made_by(job, scale, device) | {
             "seconds": round(record["seconds"] / len(jobs)),
             "stack": len(jobs),
-            "data_sha256": _digest(_kind(job), job.configuration.length, folder),
+            "data_sha256": digest_of(_kind(job), job.configuration.length, folder),
             "curve": record["curve"],
         }
         model = models.rounded(model)
         seen = stacked.treated(job, train)
         made["train_accuracy"] = stacked.evaluate(model, Examples(*(column[:2000] for column in seen)))["accuracy"]
         if job.configuration.vocabulary:
-            made["tokenizer_sha256"] = text.describe(_coder(folder))["sha256"]
+            made["tokenizer_sha256"] = text.describe(coder(folder))["sha256"]
         made = _write(folder / f"{job.name}.safetensors", model, made, tests)
         lines.append(f"{job.name}: test accuracy {made['test_accuracy']:.4f}, {made['seconds']} s")
     forget(stacked.checkpoint_of(jobs, folder))
@@ -99,43 +93,6 @@ def _kind(job: Job) -> str:
     return "text" if job.configuration.vocabulary else "image"
 
 
-@cache
-def _data(kind: str, length: int, folder: Path) -> tuple[Examples, Examples, dict[str, Examples]]:
-    """Return the training set, the examples a learning curve follows, and the test sets by name."""
-    if kind == "image":
-        subset = Examples(*fashion_mnist_subset("heldout"))
-        held = Examples(*(column[:FOLLOWED] for column in subset))
-        return Examples(*fashion_mnist(True)), held, {"test": Examples(*fashion_mnist(False)), "heldout": subset}
-    train, validation, test = (
-        Examples(*tuple(text.windows(split, length, coder=_coder(folder)))[:2]) for split in text.SPLITS
-    )
-    # The reviews lie sorted by source and class: what is cut off must be a fair sample.
-    return _shuffled(train), _shuffled(validation, FOLLOWED), {"test": test, "validation": validation}
-
-
-def _shuffled(data: Examples, at_most: int | None = None) -> Examples:
-    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:at_most]
-    return Examples(*(column[order] for column in data))
-
-
-@cache
-def _digest(kind: str, length: int, folder: Path) -> str:
-    return digest(_data(kind, length, folder)[0]._asdict())
-
-
-@cache
-def _coder(folder: Path) -> Any:
-    """Return the scale's tokeniser, learnt once into its folder."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        draft = path.with_suffix(".draft")
-        text.train_reviews_tokenizer().save(str(draft))
-        draft.replace(path)
-    return Tokenizer.from_file(str(path))
-
-
 def train_all(
     scale: str,
     device: str,
@@ -160,11 +117,11 @@ def train_all(
     jobs = tuple(job for job in teachers.chosen(teachers.jobs(scale), only) if job.seed < seeds)
     todo = [
         part
-        for part in teachers.stacks(jobs, stack or (1 if on_cpu else len(jobs)))
+        for part in teachers.stacks(jobs, stack or (1 if on_cpu else max(1, len(jobs))))
         if not all(_is_whole(folder / f"{job.name}.safetensors", job, scale) for job in part)
     ]
     if any(job.configuration.vocabulary for part in todo for job in part):
-        _coder(folder)
+        coder(folder)
     deadline = None if minutes is None else time.time() + 60 * minutes
     began, total = time.time(), sum(map(_cost, todo))
     cost, failed, unfinished = 0.0, [], 0
@@ -236,8 +193,13 @@ def _settle(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def _others() -> list[str]:
+    """Return the names of what is made beside the teachers."""
+    return [yardsticks.NAME, *(surrogate.name for surrogate in surrogates.SURROGATES)]
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Train or adopt; the program behind `make train` and `make adopt`."""
+    """Train, measure and calibrate, or adopt; the program behind `make train` and `make adopt`."""
     parser = argparse.ArgumentParser(prog="python -m pdelens.training", description=__doc__)
     parser.add_argument("action", choices=["train", "adopt", "list"])
     parser.add_argument("--scale", choices=teachers.SCALES, default="book")
@@ -252,25 +214,32 @@ def main(arguments: list[str] | None = None) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.use_deterministic_algorithms(True, warn_only=True)
+    only = given.only or "*"
+    patterns = only.split(",")
     try:
+        names = [*(job.name for job in teachers.jobs(given.scale)), *_others()]
+        if not any(teachers.fits(name, patterns) for name in names):
+            raise ValueError(f"nothing is called {only!r}: `python -m pdelens.training list` shows what there is.")
         if given.action == "list":
-            for job in teachers.chosen(teachers.jobs(given.scale), given.only or "*"):
+            for job in teachers.chosen(teachers.jobs(given.scale), only):
                 print(f"{job.name}: {job.steps} steps of {job.batch}, {_cost([job]) * 3e-12:.0f} Tflop")
+            print("\n".join(name for name in _others() if teachers.fits(name, patterns)))
         elif given.action == "adopt":
             adopt(given.scale, given.only or ",".join(teachers.COMMITTED))
-        elif train_all(
+        elif not train_all(
             given.scale,
             device,
-            given.only or "*",
+            only,
             seeds=given.seeds,
             minutes=given.minutes,
             workers=given.workers,
             stack=given.stack,
         ):
-            if given.only is None:
-                surrogates.calibrate_all(given.scale, device)
-        else:
             print("Time is up; what is done is kept: run the same command again to go on.")
+        else:
+            if teachers.fits(yardsticks.NAME, patterns):
+                yardsticks.measure(given.scale, root() / "_build" / "train" / given.scale)
+            surrogates.calibrate_all(given.scale, device, only)
     except (DataError, RuntimeError, ValueError) as error:
         sys.exit(f"pdelens: {error}")
 

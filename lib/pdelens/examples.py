@@ -1,0 +1,80 @@
+"""The examples that teachers learn from and are tested on, with their digest and their tokeniser."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import text
+from .datasets import fashion_mnist, fashion_mnist_subset
+from .optimisation import digest
+
+# On so many a learning curve is followed (committed pictures, or validation windows).
+FOLLOWED = 1000
+
+
+class Examples(NamedTuple):
+    """Inputs (pictures (examples, side, side) uint8, or tokens (examples, length)) and classes (examples,)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+class Sets(NamedTuple):
+    """The training set, the examples that a learning curve follows, and the test sets by name."""
+
+    train: Examples
+    followed: Examples
+    tests: dict[str, Examples]
+
+    def small(self, most: int) -> "Sets":
+        """Return the same training set, followed and tested on at most so many examples."""
+        tests = {name: shuffled(test, most) for name, test in self.tests.items()}
+        return Sets(self.train, shuffled(self.followed, most), tests)
+
+
+@cache
+def sets(kind: str, length: int, folder: Path) -> Sets:
+    """Return the sets of a kind, "image" or "text"; texts in windows of `length` tokens, coded as `folder` says.
+
+    Pictures are tested on all 10,000 (`test`) and on the committed ones among them (`heldout`), texts on the test
+    and validation windows.
+    """
+    if kind == "image":
+        subset = Examples(*fashion_mnist_subset("heldout"))
+        followed = Examples(*(column[:FOLLOWED] for column in subset))
+        return Sets(
+            Examples(*fashion_mnist(True)), followed, {"test": Examples(*fashion_mnist(False)), "heldout": subset}
+        )
+    train, validation, test = (
+        Examples(*tuple(text.windows(split, length, coder=coder(folder)))[:2]) for split in text.SPLITS
+    )
+    # The reviews lie sorted by source and class: what is cut off must be a fair sample.
+    return Sets(shuffled(train), shuffled(validation, FOLLOWED), {"test": test, "validation": validation})
+
+
+def shuffled(data: Examples, at_most: int | None = None) -> Examples:
+    """Return the examples in an order that is always the same; the first so many of it."""
+    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:at_most]
+    return Examples(*(column[order] for column in data))
+
+
+@cache
+def digest_of(kind: str, length: int, folder: Path) -> str:
+    """Return the SHA-256 of a training set."""
+    return digest(sets(kind, length, folder).train._asdict())
+
+
+@cache
+def coder(folder: Path) -> Any:
+    """Return the tokeniser of a folder of weights; learnt once, and kept there."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        draft = path.with_suffix(".draft")
+        text.train_reviews_tokenizer().save(str(draft))
+        draft.replace(path)
+    return Tokenizer.from_file(str(path))
