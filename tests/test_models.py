@@ -141,6 +141,14 @@ def test_half_precision_files_hold_the_rounded_model(tmp_path):
     assert (tmp_path / "w.safetensors").stat().st_size < 0.55 * (tmp_path / "whole.safetensors").stat().st_size
 
 
+def test_many_inputs_are_answered_batch_by_batch():
+    model = Transformer(Configuration(layers=1), seed=0).eval()
+    torch.testing.assert_close(models.predict(model, PICTURES, batch=3), model(PICTURES).detach())
+    reader = Transformer(Configuration(layers=1, vocabulary=9, length=6, outputs=2), seed=0).eval()
+    tokens = torch.tensor([[3, 4, 5, 0, 0, 0], [8, 7, 6, 5, 4, 3]])
+    torch.testing.assert_close(models.predict(reader, tokens), reader(tokens, tokens != 0).detach())
+
+
 def test_saved_weights_come_back(tmp_path):
     model = Transformer(Configuration(layers=2), seed=5).eval()
     models.save(model, tmp_path / "w.safetensors", {"seed": 5})

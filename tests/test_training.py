@@ -34,6 +34,7 @@ def project_with_data(project_copy, monkeypatch):
     monkeypatch.setattr(text, "movie_reviews", lambda: reviews)
     monkeypatch.setattr(text, "VOCABULARY", 300)
     monkeypatch.setattr(teachers, "jobs", lambda scale: JOBS)
+    monkeypatch.setattr(yardsticks, "jobs_of", lambda scale: JOBS)
     monkeypatch.setattr(teachers, "MAIN", ("image-tiny",))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -159,6 +160,7 @@ def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, cap
     made = []
     monkeypatch.setattr(surrogates, "calibrate", lambda surrogate, *given: made.append(surrogate.name))
     monkeypatch.setattr(yardsticks, "measure", lambda *given: made.append("baselines"))
+    monkeypatch.setattr(yardsticks, "stacking", lambda *given: made.append("stacking"))
     folder = project_with_data / "_build/train/smoke"
     training.main(["list", "--scale", "smoke"])
     listed = capsys.readouterr().out
@@ -170,7 +172,7 @@ def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, cap
     assert made == ["baselines", "surrogate-image-k2"] and not (folder / "image-tiny-seed1.safetensors").exists()
     made.clear()
     training.main([*here, "--only", "*"])
-    assert made == ["baselines", *(surrogate.name for surrogate in surrogates.SURROGATES)]
+    assert made == ["baselines", "stacking", *(surrogate.name for surrogate in surrogates.SURROGATES)]
     assert (folder / "image-tiny-seed1.safetensors").exists()
     with pytest.raises(SystemExit, match="nothing is called 'audio'"):
         training.main(["train", "--scale", "smoke", "--only", "audio"])
@@ -196,6 +198,18 @@ def test_plain_methods_are_measured_once(project_with_data, monkeypatch):
     yardsticks.measure("smoke", folder)
     assert path.stat().st_mtime_ns == began
     assert all({"seconds", "data_sha256", "scale"} <= set(about) for about in found.values())
+
+
+def test_a_stack_is_measured_against_training_alone(project_with_data):
+    folder = project_with_data / "_build/train/smoke"
+    folder.mkdir(parents=True)
+    path = yardsticks.stacking("smoke", folder, "cpu", family="image-tiny")
+    found = json.loads(path.read_text())
+    assert found["difference_float64"] < 1e-9 and found["difference_float32"] < 1e-4
+    assert found["ratio"] > 0 and found["jobs"] == 5
+    began = path.stat().st_mtime_ns
+    yardsticks.stacking("smoke", folder, "cpu", family="image-tiny")
+    assert path.stat().st_mtime_ns == began
 
 
 def test_committed_weights_say_what_made_them():

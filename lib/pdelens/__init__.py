@@ -42,6 +42,7 @@ _MODULES = (
     "position_share",
     "posters",
     "pretrained",
+    "reliability",
     "spheres",
     "splitting",
     "stability",

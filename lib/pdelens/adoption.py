@@ -57,14 +57,16 @@ def _histories(folder: Path, known: Path) -> str:
             configuration, made = models.header(path)
             trained[path.stem] = made | {"configuration": asdict(configuration), "flops": configuration.flops}
     plain = dict(found.get("baselines", {}))
-    measured = folder / f"{yardsticks.NAME}.json"
-    if measured.exists():
+    if (measured := folder / f"{yardsticks.NAME}.json").exists():
         plain |= json.loads(measured.read_text())
+    stacking = found.get("stacking", {})
+    if (measured := folder / f"{yardsticks.STACKING}.json").exists():
+        stacking = {"seeds": json.loads(measured.read_text())}
     rows = [
         f" {json.dumps(part)}: {{\n"
         + ",\n".join(f"  {json.dumps(name)}: {json.dumps(_short(about))}" for name, about in sorted(whole.items()))
         + "}"
-        for part, whole in (("baselines", plain), ("teachers", trained))
+        for part, whole in (("baselines", plain), ("stacking", stacking), ("teachers", trained))
     ]
     return "{\n" + ",\n".join(rows) + "}\n"
 

@@ -246,6 +246,17 @@ class Transformer(nn.Module):
             )
 
 
+@torch.no_grad()
+def predict(model: Transformer, inputs: Tensor, batch: int = 250) -> Tensor:
+    """Return a model's logits on many inputs, on the CPU; texts' padding (token 0) is masked."""
+    device = next(model.parameters()).device
+    found = []
+    for part in inputs.split(batch):
+        part = part.to(device)
+        found.append(model(part, part != 0 if model.configuration.vocabulary else None).cpu())
+    return torch.cat(found)
+
+
 def save(model: Transformer, path, made: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Write a teacher's weights with its configuration and `made`: what made it, and how good it is.
 

@@ -159,6 +159,11 @@ def plain_methods() -> dict[str, dict[str, Any]]:
     return json.loads(data_file(RECORDS).read_text())["baselines"]
 
 
+def stacking() -> dict[str, Any]:
+    """Return what training the seeds as one stack costs, and how far each is from training alone (`yardsticks`)."""
+    return json.loads(data_file(RECORDS).read_text())["stacking"]["seeds"]
+
+
 def chosen(found: tuple[Job, ...], only: str = "*") -> tuple[Job, ...]:
     """Return the jobs whose names fit one of the patterns, which are separated by commas."""
     return tuple(job for job in found if fits(job.name, only.split(",")))

@@ -195,7 +195,7 @@ def _settle(threads: int) -> None:
 
 def _others() -> list[str]:
     """Return the names of what is made beside the teachers."""
-    return [yardsticks.NAME, *(surrogate.name for surrogate in surrogates.SURROGATES)]
+    return [yardsticks.NAME, yardsticks.STACKING, *(surrogate.name for surrogate in surrogates.SURROGATES)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -216,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     only = given.only or "*"
     patterns = only.split(",")
+    folder = root() / "_build" / "train" / given.scale
     try:
         names = [*(job.name for job in teachers.jobs(given.scale)), *_others()]
         if not any(teachers.fits(name, patterns) for name in names):
@@ -238,7 +239,9 @@ def main(arguments: list[str] | None = None) -> None:
             print("Time is up; what is done is kept: run the same command again to go on.")
         else:
             if teachers.fits(yardsticks.NAME, patterns):
-                yardsticks.measure(given.scale, root() / "_build" / "train" / given.scale)
+                yardsticks.measure(given.scale, folder)
+            if teachers.fits(yardsticks.STACKING, patterns):
+                yardsticks.stacking(given.scale, folder, device)
             surrogates.calibrate_all(given.scale, device, only)
     except (DataError, RuntimeError, ValueError) as error:
         sys.exit(f"pdelens: {error}")

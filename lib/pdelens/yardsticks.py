@@ -1,10 +1,15 @@
-"""What plain methods score on the teachers' own tasks: measured once, by `make train`, kept with the weights."""
+"""What stands beside the teachers: plain methods on their tasks, and what training them as a stack costs.
+
+Measured once, by `make train`, and kept with the weights.
+"""
 
 import json
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,10 +17,14 @@ from tqdm import tqdm
 
 from . import baselines, text
 from .datasets import Pictures
-from .examples import Sets, coder, digest_of, sets, shuffled
+from .examples import Examples, Sets, coder, digest_of, sets, shuffled
 from .project import replace_text
+from .stacked import train
+from .teachers import SEEDS
+from .teachers import jobs as jobs_of
 
 NAME = "baselines"
+STACKING = "stacking"
 LENGTHS = (text.LENGTH, text.LENGTH // 2)
 # How much a smoke run looks at, of each training and test set.
 SMOKE = 400
@@ -39,6 +48,42 @@ def measure(scale: str, folder: Path) -> Path:
             about = {"seconds": round(time.perf_counter() - began, 1), "versions": _versions()}
             found[name] = data | scores | about
             replace_text(target, json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return target
+
+
+def stacking(scale: str, folder: Path, device: str, family: str = "image-patch4") -> Path:
+    """Measure into `folder/stacking.json` what five seeds as one stack cost, and how far each is from training alone.
+
+    `ratio`: seconds of five seeds' steps over those of one seed; `difference`: the largest difference of any
+    weight after those steps, in float32, and in float64. Random pictures; about five minutes on one CPU thread.
+    """
+    target = folder / f"{STACKING}.json"
+    steps = {"smoke": 2, "book": 20, "full": 40}[scale]
+    first = next(job for job in jobs_of(scale) if job.family == family)
+    jobs = [replace(first, seed=seed, steps=steps, checkpoint_every=steps) for seed in range(SEEDS)]
+    about: dict[str, Any] = {
+        "scale": scale,
+        "steps": steps,
+        "batch": jobs[0].batch,
+        "jobs": len(jobs),
+        "family": family,
+    }
+    if target.exists() and json.loads(target.read_text()).items() >= about.items():
+        return target
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (4 * jobs[0].batch, 28, 28), dtype=torch.uint8, generator=generator)
+    data = Examples(pictures, torch.randint(0, 10, (len(pictures),), generator=generator))
+    for dtype, name in ((torch.float32, "float32"), (torch.float64, "float64")):
+        with TemporaryDirectory() as scratch:
+            together, record = train(jobs, data, Path(scratch), device=device, dtype=dtype)
+            alone, own = train(jobs[:1], data, Path(scratch), device=device, dtype=dtype)
+        assert together is not None and alone is not None
+        pairs = zip(together[0].parameters(), alone[0].parameters(), strict=True)
+        about[f"difference_{name}"] = max(float((a - b).detach().abs().max()) for a, b in pairs)
+        if dtype == torch.float32:
+            about["ratio"] = record[0]["seconds"] / own[0]["seconds"]
+    about |= {"device": "cuda" if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"}
+    replace_text(target, json.dumps(about | {"versions": _versions()}, indent=1, sort_keys=True) + "\n")
     return target
 
 
