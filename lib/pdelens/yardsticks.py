@@ -72,7 +72,7 @@ def stacking(scale: str, folder: Path, device: str, family: str = "image-patch4"
         return target
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (4 * jobs[0].batch, 28, 28), dtype=torch.uint8, generator=generator)
-    data = Examples(pictures, torch.randint(0, 10, (len(pictures),), generator=generator))
+    data = Examples(pictures, torch.randint(0, first.configuration.outputs, (len(pictures),), generator=generator))
     for dtype, name in ((torch.float32, "float32"), (torch.float64, "float64")):
         with TemporaryDirectory() as scratch:
             together, record = train(jobs, data, Path(scratch), device=device, dtype=dtype)
