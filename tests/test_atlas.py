@@ -5,7 +5,7 @@ import torch
 
 from pdelens import Chain, Flow, Grid, atlas, compare, posters
 from pdelens.atlas import Heads, Thresholds, against_causal_uniform, extremes, measure
-from pdelens.moments import attention_moments, displacement_kernel, expansions
+from pdelens.moments import attention_moments, displacement_kernel
 from pdelens.position_share import position_share
 
 
@@ -133,21 +133,6 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"but .* is wanted"):
         measure(flow, Chain(7))
     assert atlas.CLASSES[0] == "sink"
-
-
-@pytest.mark.parametrize(
-    "lattice", [Chain(12, special=(1, 1)), Chain(12, special=1, causal=True), Grid(4, 5, special=1)]
-)
-def test_remainders_are_those_of_the_expansions(lattice):
-    tokens = lattice.tokens
-    maps = softmax_maps(2 * random(5, 3, tokens, tokens), lattice.causal)
-    flow = Flow([random(5, tokens, 8, seed=1), random(5, tokens, 8, seed=2)], [maps], causal=lattice.causal)
-    calibration, heldout = flow.split(3)
-    found = atlas.remainders(calibration, heldout, lattice, torch.tanh)
-    for example in range(2):
-        one = expansions(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
-        for name, exact in one.items():
-            torch.testing.assert_close(found[name][example], exact, atol=2e-3, rtol=2e-3, msg=lambda m, n=name: n + m)
 
 
 def test_shares_of_classes_sum_to_one_and_hold_their_intervals():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pdelens import Chain, Grid, moments
+from pdelens import Chain, Flow, Grid, moments
 
 
 def shift(length, by):
@@ -87,3 +87,59 @@ def test_sinkhorn_is_doubly_stochastic():
 def test_wrong_size_is_named():
     with pytest.raises(ValueError, match=r"\(\.\.\., heads, 6, 6\) is wanted"):
         moments.attention_moments(torch.ones(1, 1, 5, 5), Chain(6))
+
+
+LATTICES = [Chain(12, special=(1, 1)), Chain(12, special=1, causal=True), Grid(4, 5, special=1)]
+
+
+def some_flow(lattice, examples=5, spread=2.0):
+    generator = torch.Generator().manual_seed(0)
+    tokens = lattice.tokens
+    logits = spread * torch.randn(examples, 3, tokens, tokens, generator=generator)
+    if lattice.causal:
+        logits = logits.masked_fill(~torch.ones(tokens, tokens, dtype=torch.bool).tril(), float("-inf"))
+    states = [torch.randn(examples, tokens, 8, generator=generator) for _ in range(2)]
+    return Flow(states, [torch.softmax(logits, -1)], causal=lattice.causal)
+
+
+@pytest.mark.parametrize("lattice", LATTICES)
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_moments_and_propagator_meet_their_definitions(lattice, spread):
+    weights = some_flow(lattice, spread=spread).attention[0]
+    found = moments.attention_moments(weights, lattice)
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    inner = weights.double()[..., own, own]
+    inner = inner / inner.sum(-1, keepdim=True).clamp_min(1e-300)
+    place = lattice.positions().double()
+    offset = place[None] - place[:, None]
+    drift = torch.einsum("...qk,qkd->...qd", inner, offset)
+    spread_ = offset - drift.unsqueeze(-2)
+    covariance = torch.einsum("...qk,...qkd,...qke->...qde", inner, spread_, spread_)
+    torch.testing.assert_close(found.drift.double(), drift, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.diffusivity.double(), covariance / 2, atol=1e-5, rtol=1e-5)
+    away = offset - found.drift.double().unsqueeze(-2)
+    wide = 2 * found.diffusivity.double() + 1e-2 * torch.eye(lattice.dims).double()
+    solved = torch.linalg.solve(wide.unsqueeze(-3), away.unsqueeze(-1)).squeeze(-1)
+    plain = torch.softmax(-(away * solved).sum(-1) / 2, -1)
+    torch.testing.assert_close(moments.gaussian(found, lattice).double(), plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lattice", LATTICES)
+def test_fitted_stencil_is_the_least_squares_one(lattice):
+    flow = some_flow(lattice)
+    inner, u = moments._inside(flow, 0, lattice, torch.tanh)
+    target = inner @ u.unsqueeze(1)
+    found = moments.fitted_stencil(u, target, lattice)
+    features = moments.stencil_features(u, lattice).flatten(0, -2).double()
+    best = torch.linalg.lstsq(features, target.movedim(1, -1).flatten(0, -2).double()).solution.T
+    torch.testing.assert_close(found.double(), best, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lattice", LATTICES)
+def test_remainders_of_examples_are_those_of_each_alone(lattice):
+    calibration, heldout = some_flow(lattice).split(3)
+    found = moments.expansions(calibration, heldout, lattice, [torch.tanh], per_example=True)
+    for example in range(2):
+        one = moments.expansions(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
+        for name, exact in one.items():
+            torch.testing.assert_close(found[name][example], exact, msg=lambda m, n=name: n + m)

@@ -189,6 +189,7 @@ def test_plain_methods_are_measured_once(project_with_data, monkeypatch):
         "image-neighbours",
         "text-8-tfidf-1",
         "text-8-tfidf-2",
+        "text-8-tfidf-pieces",
         *(f"text-causal-runs-{order}" for order in (1, 2, 3)),
     }
     # Half of the pictures are bright below, half of the reviews say "good": neither is hard.

@@ -11,7 +11,7 @@ from .compare import Report
 from .flow import Flow
 from .intervals import bootstrap_interval
 from .lattice import Lattice
-from .moments import Moments, displacement_kernel, lattice_attention, stencil_features, taylor
+from .moments import attention_moments, displacement_kernel, lattice_attention
 
 CLASSES = ("sink", "long-range", "advective", "diffusive")
 
@@ -114,10 +114,8 @@ def _of_layer(maps: Tensor, lattice: Lattice, radius: float) -> dict[str, Tensor
     inner, special = lattice_attention(maps, lattice)  # (examples, heads, places, places)
     place = lattice.positions().to(inner)
     offset = place[None] - place[:, None]  # (queries, keys, dims)
-    drift = torch.einsum("ehqk,qkd->ehqd", inner, offset)
-    spread = torch.stack([torch.einsum("ehqk,qk->ehq", inner, o.square()) for o in offset.unbind(-1)], -1)
-    # float64 differences: raw second moments cancel on sharp rows.
-    diffusivity = (spread.double() - drift.double().square()).clamp_min(0).sum(-1).to(inner) / 2
+    about = attention_moments(maps, lattice)
+    drift, diffusivity = about.drift, about.diffusivity.diagonal(dim1=-2, dim2=-1).sum(-1)
     near = torch.einsum("ehqk,qk->ehq", inner, (offset.square().sum(-1) <= radius**2).to(inner))
     own = slice(lattice.special[0], lattice.special[0] + lattice.places)
     entropy = -torch.xlogy(maps, maps).sum(-1)[..., own]
@@ -137,16 +135,9 @@ def _of_layer(maps: Tensor, lattice: Lattice, radius: float) -> dict[str, Tensor
 
 def by_place(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
     """Return a chain's drift and diffusivity by place of the query, (examples, layers, heads, places) each."""
-    index = torch.arange(lattice.places, dtype=torch.float32)
-    offset = index[None] - index[:, None]
-    found: list[list[Tensor]] = [[], []]
-    for maps in flow.attention:
-        inner, _ = lattice_attention(maps, lattice)
-        drift = torch.einsum("ehqk,qk->ehq", inner, offset.to(inner))
-        second = torch.einsum("ehqk,qk->ehq", inner, offset.square().to(inner))
-        found[0].append(drift)
-        found[1].append(((second.double() - drift.double().square()).clamp_min(0) / 2).to(inner))
-    return torch.stack(found[0], 1), torch.stack(found[1], 1)
+    about = [attention_moments(maps, lattice) for maps in flow.attention]
+    drift = torch.stack([moments.drift[..., 0] for moments in about], 1)
+    return drift, torch.stack([moments.diffusivity[..., 0, 0] for moments in about], 1)
 
 
 def against_causal_uniform(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
@@ -187,70 +178,6 @@ def extremes(heads: Heads, count: int = 1) -> dict[str, list[tuple[int, int]]]:
 def kernels(flow: Flow, lattice: Lattice) -> list[Tensor]:
     """Return each layer's mean attention by displacement, (heads, 2 n - 1) or (heads, 2 h - 1, 2 w - 1)."""
     return [displacement_kernel(maps.mean(0), lattice) for maps in flow.attention]
-
-
-def remainders(calibration: Flow, heldout: Flow, lattice: Lattice, see) -> dict[str, Tensor]:
-    """Return the remainder of every local picture of every head, (examples, layers, heads).
-
-    What `moments.expansions` returns, one held-out example at a time, so that intervals can be taken
-    over examples; and fast enough for hundreds of tokens.
-    """
-    found: dict[str, list[Tensor]] = {}
-    for layer in range(heldout.layers):
-        look = see if callable(see) else see[layer]
-        (fit, u_fit), (inner, u) = (_own(flow, layer, lattice, look) for flow in (calibration, heldout))
-        target = inner @ u.unsqueeze(1)
-        about = _moments(inner, lattice)
-        stencil = _fitted(stencil_features(u_fit, lattice), fit @ u_fit.unsqueeze(1))
-        guesses = {
-            "taylor": taylor(u, about, lattice),
-            "gaussian": _gaussian(about, lattice) @ u.unsqueeze(1),
-            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
-            "mean map": fit.mean(0) @ u.unsqueeze(1),
-            "uniform": u.mean(1, keepdim=True).unsqueeze(1),
-        }
-        whole = (target - u.unsqueeze(1)).square().sum((-2, -1)).clamp_min(1e-30)
-        for name, guess in guesses.items():
-            found.setdefault(name, []).append(((target - guess).square().sum((-2, -1)) / whole).sqrt())
-    return {name: torch.stack(layers, 1) for name, layers in found.items()}
-
-
-def _own(flow: Flow, layer: int, lattice: Lattice, look) -> tuple[Tensor, Tensor]:
-    """Return attention among the lattice's own tokens, and their states as attention sees them."""
-    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
-    return lattice_attention(flow.attention[layer], lattice)[0], look(flow.states[layer])[..., own, :]
-
-
-def _moments(inner: Tensor, lattice: Lattice) -> Moments:
-    """Return the moments of rows on the lattice, by products with positions about the lattice's middle."""
-    place = lattice.positions().to(inner)
-    middle = place - place.mean(0)
-    mean = inner @ middle
-    pairs = (middle.unsqueeze(-1) * middle.unsqueeze(-2)).flatten(1)
-    second = (inner @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
-    covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
-    # Rounding may leave a sharp row's variance a little below zero.
-    small = torch.diag_embed((-covariance.diagonal(dim1=-2, dim2=-1)).clamp_min(0))
-    return Moments(mean - middle, (covariance + small) / 2, torch.zeros_like(mean[..., 0]))
-
-
-def _gaussian(about: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
-    """As `moments.gaussian`, the quadratic form written as one product with the keys' monomials."""
-    place = lattice.positions().to(about.drift)
-    middle = place - place.mean(0)
-    covariance = 2 * about.diffusivity + floor * torch.eye(lattice.dims).to(middle)
-    inverse = torch.linalg.inv(covariance)
-    centre = middle + about.drift
-    linear = (inverse @ centre.unsqueeze(-1)).squeeze(-1)
-    pairs = (middle.unsqueeze(-1) * middle.unsqueeze(-2)).flatten(1)
-    return torch.softmax(linear @ middle.T - inverse.flatten(-2) @ pairs.T / 2, -1)
-
-
-def _fitted(features: Tensor, target: Tensor) -> Tensor:
-    """As `moments.fitted_stencil`, by the normal equations: few, well-scaled features."""
-    gram = torch.einsum("epwf,epwg->fg", features, features).double()
-    along = torch.einsum("epwf,ehpw->fh", features, target).double()
-    return torch.linalg.solve(gram, along).T.to(features.dtype)
 
 
 def median_head(values: Tensor, seed: int = 0) -> tuple[float, tuple[float, float]]:

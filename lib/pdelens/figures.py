@@ -153,6 +153,29 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
     display(Markdown("\n".join([*lines, ":::"])))
 
 
+def confusion_map(axes: Axes, shares: np.ndarray, classes: Sequence[str], least: float = 0.005) -> None:
+    """Draw shares (true class, name given) as a heat map; those below `least` are left blank."""
+    notes = np.array([[f"{value:.2f}" if value >= least else "" for value in row] for row in shares])
+    sns.heatmap(
+        shares,
+        ax=axes,
+        vmin=0,
+        vmax=1,
+        cmap="mako_r",
+        annot=notes,
+        fmt="",
+        annot_kws={"fontsize": 7.5},
+        xticklabels=list(classes),
+        yticklabels=list(classes),
+        linewidths=0.4,
+        linecolor="white",
+        cbar=False,
+    )
+    axes.set(xlabel="named", ylabel="is")
+    axes.tick_params(axis="x", rotation=40)
+    axes.tick_params(axis="y", rotation=0)
+
+
 def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool = False, low: float = 0.0) -> None:
     """Draw values (layers, heads) as a heat map with the numbers in it."""
     sns.heatmap(

@@ -49,13 +49,22 @@ def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
     ([5.0, -1.0, -1.0], [[0.0]])
     """
     inner, mass = lattice_attention(weights, lattice)
-    place = lattice.positions().to(inner)  # (places, dims)
-    displacement = place[None] - place[:, None]  # (queries, keys, dims)
-    drift = torch.einsum("...qk,qkd->...qd", inner, displacement)
-    # Central, not raw, second moments: the difference of raw ones cancels badly on sharp rows.
-    spread = displacement - drift.unsqueeze(-2)  # (..., queries, keys, dims)
-    covariance = torch.einsum("...qk,...qkd,...qke->...qde", inner, spread, spread)
-    return Moments(drift, covariance / 2, mass)
+    middle, pairs = _centred_places(lattice, inner.device)
+    # In float64: the difference of second and squared first moments cancels on sharp rows.
+    exact = inner.double()
+    exact = exact / exact.sum(-1, keepdim=True).clamp_min(1e-30)
+    mean = exact @ middle  # (..., queries, dims)
+    second = (exact @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
+    covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    below = torch.diag_embed((-covariance.diagonal(dim1=-2, dim2=-1)).clamp_min(0))
+    return Moments((mean - middle).to(inner), ((covariance + below) / 2).to(inner), mass)
+
+
+def _centred_places(lattice: Lattice, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return places about the lattice's middle, (places, dims), and their products, (places, dims * dims)."""
+    place = lattice.positions().double().to(device)
+    middle = place - place.mean(0)
+    return middle, (middle.unsqueeze(-1) * middle.unsqueeze(-2)).flatten(1)
 
 
 def lattice_attention(weights: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
@@ -99,11 +108,13 @@ def gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
     A Gaussian in displacement with mean v and covariance 2 D, on the lattice's tokens, rows summing
     to 1. `floor` is added to the variance, below which a lattice can't tell a Gaussian from a point.
     """
-    place = lattice.positions().to(moments.drift)
-    offset = place[None] - place[:, None] - moments.drift.unsqueeze(-2)  # (..., queries, keys, dims)
-    covariance = 2 * moments.diffusivity + floor * torch.eye(lattice.dims, dtype=place.dtype, device=place.device)
-    solved = torch.linalg.solve(covariance.unsqueeze(-3), offset.unsqueeze(-1)).squeeze(-1)
-    return torch.softmax(-(offset * solved).sum(-1) / 2, -1)
+    # The quadratic form as two products with the keys' monomials: nothing of size (queries, keys, dims) is made.
+    middle, pairs = _centred_places(lattice, moments.drift.device)
+    covariance = 2 * moments.diffusivity.double() + floor * torch.eye(lattice.dims).to(middle)
+    inverse = torch.linalg.inv(covariance)
+    centre = middle + moments.drift.double()
+    linear = (inverse @ centre.unsqueeze(-1)).squeeze(-1)
+    return torch.softmax(linear @ middle.T - inverse.flatten(-2) @ pairs.T / 2, -1).to(moments.drift)
 
 
 def fitted_stencil(u: Tensor, target: Tensor, lattice: Lattice) -> Tensor:
@@ -113,9 +124,11 @@ def fitted_stencil(u: Tensor, target: Tensor, lattice: Lattice) -> Tensor:
     a chain, a 5-point one on a grid), by least squares over all examples, places and channels. `u`
     (examples, places, width), `target` (examples, heads, places, width); coefficients (heads, 1 + 2 dims).
     """
-    features = stencil_features(u, lattice).flatten(0, -2).double()  # (samples, features)
-    wanted = target.movedim(1, -1).flatten(0, -2).double()  # (samples, heads)
-    return torch.linalg.lstsq(features, wanted).solution.T.to(u.dtype)
+    features = stencil_features(u, lattice).double()
+    # Normal equations will do: the features are few and of like scale.
+    gram = torch.einsum("epwf,epwg->fg", features, features)
+    along = torch.einsum("epwf,ehpw->fh", features, target.double())
+    return torch.linalg.solve(gram, along).T.to(u.dtype)
 
 
 def stencil_features(u: Tensor, lattice: Lattice) -> Tensor:
@@ -125,12 +138,12 @@ def stencil_features(u: Tensor, lattice: Lattice) -> Tensor:
     return torch.stack([u, *gradient(u, own), *seconds], -1)
 
 
-def remainder(target: Tensor, u: Tensor, approximation: Tensor) -> Tensor:
-    """Return `|A u - T u| / |A u - u|` per head: 0 is exact, 1 is no better than doing nothing.
+def remainder(target: Tensor, u: Tensor, approximation: Tensor, per_example: bool = False) -> Tensor:
+    """Return `|A u - T u| / |A u - u|`, (heads,) or (examples, heads): 0 is exact, 1 no better than doing nothing.
 
     `target` is A u and `approximation` T u, (examples, heads, places, width); `u` (examples, places, width).
     """
-    axes = (0, 2, 3)
+    axes = (2, 3) if per_example else (0, 2, 3)
     miss = (target - approximation).square().sum(axes)
     return (miss / (target - u.unsqueeze(1)).square().sum(axes).clamp_min(1e-30)).sqrt()
 
@@ -150,7 +163,7 @@ def _second_difference(u: Tensor, lattice: Lattice, axis: int) -> Tensor:
 
 
 def expansions(
-    flow_calibration: Flow, flow_heldout: Flow, lattice: Lattice, see: Look | Sequence[Look]
+    calibration: Flow, heldout: Flow, lattice: Lattice, see: Look | Sequence[Look], per_example: bool = False
 ) -> dict[str, Tensor]:
     """Return the remainder of every local picture of every head, by name, (layers, heads).
 
@@ -158,30 +171,32 @@ def expansions(
     those; `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but
     blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
     calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or
-    one for each layer), on the lattice's own tokens.
+    one for each layer), on the lattice's own tokens. With `per_example` every held-out example has a
+    remainder of its own, (examples, layers, heads), so that intervals can be taken over examples.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in ("taylor", "gaussian", "stencil", "mean map", "uniform")}
-    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
-    looks: Sequence[Look] = see if isinstance(see, Sequence) else [see] * flow_heldout.layers
-    for layer in range(flow_heldout.layers):
-        sides = []
-        for flow in (flow_calibration, flow_heldout):
-            inner, _ = lattice_attention(flow.attention[layer], lattice)
-            u = looks[layer](flow.states[layer])[..., own, :]
-            sides.append((inner, u, inner @ u.unsqueeze(1)))
-        (maps, u_fit, target_fit), (inner, u, target) = sides
-        about = attention_moments(flow_heldout.attention[layer], lattice)
-        stencil = fitted_stencil(u_fit, target_fit, lattice)
+    found: dict[str, list[Tensor]] = {}
+    for layer in range(heldout.layers):
+        look = see[layer] if isinstance(see, Sequence) else see
+        (maps, u_fit), (inner, u) = (_inside(flow, layer, lattice, look) for flow in (calibration, heldout))
+        target = inner @ u.unsqueeze(1)
+        about = attention_moments(heldout.attention[layer], lattice)
+        stencil = fitted_stencil(u_fit, maps @ u_fit.unsqueeze(1), lattice)
         guesses = {
             "taylor": taylor(u, about, lattice),
             "gaussian": gaussian(about, lattice) @ u.unsqueeze(1),
             "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
             "mean map": maps.mean(0) @ u.unsqueeze(1),
-            "uniform": u.mean(1, keepdim=True).unsqueeze(1).expand_as(target),
+            "uniform": u.mean(1, keepdim=True).unsqueeze(1),
         }
         for name, guess in guesses.items():
-            found[name].append(remainder(target, u, guess))
-    return {name: torch.stack(layers) for name, layers in found.items()}
+            found.setdefault(name, []).append(remainder(target, u, guess, per_example))
+    return {name: torch.stack(layers, 1 if per_example else 0) for name, layers in found.items()}
+
+
+def _inside(flow: Flow, layer: int, lattice: Lattice, look: Look) -> tuple[Tensor, Tensor]:
+    """Return attention among the lattice's own tokens, and their states as attention sees them."""
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    return lattice_attention(flow.attention[layer], lattice)[0], look(flow.states[layer])[..., own, :]
 
 
 def sinkhorn(logits: Tensor, iterations: int = 20) -> Tensor:

@@ -33,8 +33,8 @@ SMOKE = 400
 def measure(scale: str, folder: Path) -> Path:
     """Measure every plain method into `folder/baselines.json`; what stands there of the same data is kept.
 
-    All see what the teachers see: the same pictures, the same windows, the same training rows. TF-IDF reads the
-    windows as text. Five minutes for all (a tenth of that at scale `smoke`, which looks at little).
+    All see what the teachers see: the same pictures, the same windows, the same training rows. TF-IDF counts the
+    windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all (a tenth of that at scale `smoke`, which looks at little).
     """
     target = folder / f"{NAME}.json"
     found = json.loads(target.read_text()) if target.exists() else {}
@@ -101,12 +101,15 @@ def _tasks(scale: str, folder: Path) -> dict[str, dict[str, tuple[int, Any]]]:
         test = found.tests["test"]
         return _accuracy(method(Pictures(*found.train), Pictures(*test), **settings), len(test.labels))
 
-    def bag(length: int, words: int):
+    def bag(length: int, words: int, read):
         found = drawn("text", length)
         test = found.tests["test"]
-        told, asked = (_as_text(part.inputs, folder) for part in (found.train, test))
+        told, asked = (read(part.inputs) for part in (found.train, test))
         named = baselines.tfidf(told, found.train.labels, asked, words)
         return _accuracy(float((named == test.labels).double().mean()), len(test.labels))
+
+    def as_text(tokens: torch.Tensor) -> list[str]:
+        return [line.strip() for line in coder(folder).decode_batch(tokens.tolist(), skip_special_tokens=True)]
 
     def following(order: int):
         found = drawn("text", text.LENGTH)
@@ -118,16 +121,17 @@ def _tasks(scale: str, folder: Path) -> dict[str, dict[str, tuple[int, Any]]]:
         "image-neighbours": (0, lambda: pictures(baselines.nearest_neighbours)),
     }
     texts = {
-        f"text-{length}-tfidf-{words}": (length, lambda length=length, words=words: bag(length, words))
+        f"text-{length}-tfidf-{name}": (length, lambda length=length, words=words, read=read: bag(length, words, read))
         for length in LENGTHS
-        for words in (1, 2)
+        for name, words, read in (("1", 1, as_text), ("2", 2, as_text), ("pieces", 1, _as_pieces))
     }
     runs = {f"text-causal-runs-{order}": (text.LENGTH, lambda order=order: following(order)) for order in (1, 2, 3)}
     return {"image": image, "text": texts | runs}
 
 
-def _as_text(tokens: torch.Tensor, folder: Path) -> list[str]:
-    return [line.strip() for line in coder(folder).decode_batch(tokens.tolist(), skip_special_tokens=True)]
+def _as_pieces(tokens: torch.Tensor) -> list[str]:
+    """Name each piece by its number: words to a bag of words, and exactly what a teacher sees."""
+    return [" ".join(f"piece{number}" for number in row if number != text.PAD) for row in tokens.tolist()]
 
 
 def _accuracy(share: float, examples: int) -> dict[str, Any]:
