@@ -34,7 +34,8 @@ def measure(scale: str, folder: Path) -> Path:
     """Measure every plain method into `folder/baselines.json`; what stands there of the same data is kept.
 
     All see what the teachers see: the same pictures, the same windows, the same training rows. TF-IDF counts the
-    windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all (a tenth of that at scale `smoke`, which looks at little).
+    windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all (a tenth of that
+    at scale `smoke`, which looks at little).
     """
     target = folder / f"{NAME}.json"
     found = json.loads(target.read_text()) if target.exists() else {}
