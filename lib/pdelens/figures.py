@@ -57,6 +57,11 @@ def bar(axes: Axes, value: float = 0.98, label: bool = True, where: float = 0.02
         )
 
 
+def sequence(count: int) -> list:
+    """Return so many colours in order, pale to dark: for depths, noise levels and other ordered lines."""
+    return list(sns.color_palette("flare", count))
+
+
 def legend(axes: Axes, **kwargs) -> None:
     """Add a legend and return nothing, so that a cell may end with it."""
     axes.legend(**kwargs)
@@ -174,6 +179,39 @@ def confusion_map(axes: Axes, shares: np.ndarray, classes: Sequence[str], least:
     axes.set(xlabel="named", ylabel="is")
     axes.tick_params(axis="x", rotation=40)
     axes.tick_params(axis="y", rotation=0)
+
+
+def ratio_map(axes: Axes, ratios: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Draw estimates over truths (rows, columns) as a heat map about 1, with the numbers in it; nan stays white."""
+    notes = np.array([["" if np.isnan(v) else f"{v:.2f}" if abs(v) < 9.995 else f"{v:.0f}" for v in r] for r in ratios])
+    sns.heatmap(
+        ratios,
+        ax=axes,
+        vmin=0,
+        vmax=2,
+        center=1,
+        cmap="vlag",
+        annot=notes,
+        fmt="",
+        annot_kws={"fontsize": 6.5},
+        xticklabels=list(columns),
+        yticklabels=list(rows),
+        linewidths=0.4,
+        linecolor="white",
+        cbar=False,
+    )
+    axes.grid(False)
+    axes.tick_params(axis="x", rotation=60, labelsize=7.5, top=False, labeltop=True, bottom=False, labelbottom=False)
+    axes.tick_params(axis="y", rotation=0, labelsize=7)
+
+
+def estimates(axes: Axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], ceiling: float, top: float = 4.5) -> None:
+    """Draw estimates against truths, a line a method, with the diagonal (dashed) and a ceiling (dotted)."""
+    axes.plot([0, top], [0, top], color="0.3", linestyle="--", linewidth=1)
+    axes.axhline(ceiling, color="0.5", linestyle=":", linewidth=1)
+    for number, (method, (truth, found)) in enumerate(curves.items()):
+        axes.plot(truth, found, marker="o", markersize=3, linewidth=1.1, color=f"C{number}", label=method)
+    axes.set(xlim=(0, top), ylim=(-0.3, top))
 
 
 def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool = False, low: float = 0.0) -> None:

@@ -38,16 +38,15 @@ def noisy_information(t: Tensor, *, variance: float, draws: int = 4, seed: int =
     if draws < 1:
         raise ValueError(f"{draws} draws were asked for: at least one is wanted.")
     generator = torch.Generator().manual_seed(seed)
-    centred = t - t.mean(0)
-    total, noise = 0.0, torch.zeros_like(centred)
-    for number in range(draws):
-        if number % 2 == 0:
-            noise = variance**0.5 * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)
-        else:
-            noise = -noise  # antithetic: errors that are odd in the noise cancel
-        for rows in chunks(len(t)):
-            product = (noise[rows] * centred[rows]).sum(1, keepdim=True) - noise[rows] @ centred.T
-            exponents = -(squared_distances(centred, rows) + 2 * product) / (2 * variance)
+    half = torch.randn((draws + 1) // 2, *t.shape, generator=generator, dtype=torch.float64).to(t.device)
+    # Antithetic pairs: errors that are odd in the noise cancel.
+    noise = variance**0.5 * torch.stack([half, -half], 1).flatten(0, 1)[:draws]
+    centred, total = t - t.mean(0), 0.0
+    for rows in chunks(len(t)):
+        distances = squared_distances(centred, rows)
+        for drawn in noise:
+            along = (drawn[rows] * centred[rows]).sum(1, keepdim=True) - drawn[rows] @ centred.T
+            exponents = (distances + 2 * along).div_(-2 * variance)
             total += float(exponents.logsumexp(1).sum())
     return math.log(len(t)) - total / (len(t) * draws)
 
