@@ -4,7 +4,8 @@
 # make unit       the tests without the replay
 # make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
 # make train      trains the teachers into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MINUTES=...]
-# make adopt      moves complete weights into data/weights
+# make trials     runs the estimators of information on tasks with known answers, into _build/train  [SCALE=...] [MINUTES=...]
+# make adopt      moves complete weights and trials into data/
 # make bench      benchmarks, as ratios in one run
 # make lint       formatting, lint, types
 # Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
@@ -29,7 +30,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Another environment's variables must not leak into the book's.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: environment book test unit chapters train adopt bench lint fetch clean
+.PHONY: environment book test unit chapters train trials adopt bench lint fetch clean
 # The two cores are one resource: `make -j` must not race chapters against the book.
 .NOTPARALLEL:
 
@@ -61,6 +62,9 @@ train: environment
 	@$(PY) -m pdelens.training train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS) \
 	    --only "$(ONLY)" $(if $(MINUTES),--minutes $(MINUTES))
 	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
+
+trials: environment
+	@$(PY) -m pdelens.information_trials --scale $(SCALE) $(if $(MINUTES),--minutes $(MINUTES))
 
 adopt: environment
 	@$(PY) -m pdelens.training adopt --scale $(SCALE)

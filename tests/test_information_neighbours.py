@@ -7,7 +7,7 @@ from scipy.special import digamma
 from sklearn.feature_selection import mutual_info_regression
 from sklearn.preprocessing import scale
 
-from pdelens import neighbour_bits, neighbour_shuffles
+from pdelens import information_tasks, neighbour_bits, neighbour_shuffles
 from pdelens.information_neighbours import conditional_ksg, jittered, ksg, ksg_shuffled, transfer_entropy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,6 +95,12 @@ def test_ksg_is_the_textbooks(task, variant, device):
     for k in (1, 10):
         found = ksg(x.to(device), y.to(device), neighbours=k, variant=variant)
         assert found == pytest.approx(plain_ksg(x, y, k, variant), abs=1e-11)
+
+
+@pytest.mark.parametrize("task", information_tasks.tasks(), ids=lambda task: task.name)
+def test_ksg_is_the_textbooks_on_every_task_of_the_catalogue(task):
+    x, y = task.sample(300, seed=1)
+    assert ksg(x, y) == pytest.approx(plain_ksg(x, y), abs=1e-10)
 
 
 @pytest.mark.parametrize("dims", [1, 5])

@@ -14,6 +14,7 @@ from .claims import Claim, Evidence, Verdict, register, verdict
 from .compare import Report, compare, skill
 from .fit import Fit, FitError, fit
 from .flow import Flow
+from .information import Estimate, mutual_information
 from .integrate import DivergenceError, StepError, integrate
 from .lattice import Chain, Grid, gradient, laplacian
 from .pde import PDE, TransformerPDE
@@ -32,10 +33,21 @@ _MODULES = (
     "datasets",
     "examples",
     "figures",
+    "information",
+    "information_checks",
+    "information_density",
+    "information_neighbours",
+    "information_neural",
+    "information_noise",
+    "information_parametric",
+    "information_records",
+    "information_tasks",
+    "information_trials",
     "intervals",
     "laws",
     "models",
     "moments",
+    "neighbours",
     "nulls",
     "packages",
     "photographs",
@@ -65,6 +77,7 @@ __all__ = [
     "Claim",
     "DataError",
     "DivergenceError",
+    "Estimate",
     "Evidence",
     "Fit",
     "FitError",
@@ -87,6 +100,7 @@ __all__ = [
     "gradient",
     "integrate",
     "laplacian",
+    "mutual_information",
     "quote",
     "record",
     "recorded",

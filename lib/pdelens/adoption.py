@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import models, surrogates, teachers, yardsticks
+from . import information_records, models, surrogates, teachers, yardsticks
 from .datasets import write_subset
 from .project import DataError, replace_text, root, sha256, write_checksums
 
@@ -13,10 +13,10 @@ from .project import DataError, replace_text, root, sha256, write_checksums
 def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
     """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
 
-    Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, and the
-    committed subset of pictures if it is not there. What is known of every teacher of the scale, and of the plain
-    methods beside them, goes to `data/training.json`, whether its weights are copied or not. Raises `DataError`
-    where there are none.
+    Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, the trials of the
+    estimators (`information_trials`), and the committed subset of pictures if it is not there. What is known of every
+    teacher of the scale, and of the plain methods beside them, goes to `data/training.json`, whether its weights are
+    copied or not. Raises `DataError` where there are no weights.
     """
     folder = root() / "_build/train" / scale
     trained = sorted(
@@ -36,8 +36,9 @@ def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
         # Refuses a file that is neither a teacher's nor a surrogate's.
         surrogates.load(path.stem, path) if path.stem.startswith("surrogate") else models.load(path)
         adopted |= _copied(path, data, f"weights/{path.name}")
-    if (folder / "tokenizer.json").exists():
-        adopted |= _copied(folder / "tokenizer.json", data, "tokenizer.json")
+    for name in ("tokenizer.json", information_records.NAME):
+        if (folder / name).exists():
+            adopted |= _copied(folder / name, data, name)
     replace_text(data / teachers.RECORDS, _histories(folder, data / teachers.RECORDS))
     adopted[teachers.RECORDS] = sha256(data / teachers.RECORDS)
     subset = data / "fashion-mnist-subset.safetensors"
