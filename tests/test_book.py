@@ -103,8 +103,13 @@ def test_readme_says_what_was_recorded():
         "surrogate.null.cosine": "the best null's {:.2f}.",
         "atlas.dinov2.remainder.taylor": "missed by {:.0f} to",
         "atlas.smollm2.remainder.taylor": "to {:.0f} times what it does",
+        "info.table.ksg.pair": "estimate shows {:.2f} of",
+        "info.task.pair": "of {:.2f} nats; two bounds",
+        "info.bounds.missing": "are both {:.0f} nats wrong in 64",
     }.items():
         assert text.format(known[key]["value"]) in readme, key
+    covered = [100 * known[f"info.auto.coverage{kind}"]["value"] for kind in ("", ".other")]
+    assert "in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered) in readme
     models = ("minilm", "smollm2", "dinov2")
     diffusive = [known[f"atlas.{model}.trained.share.diffusive"]["value"] for model in models]
     assert "{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)) in readme
