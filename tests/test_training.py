@@ -156,6 +156,16 @@ def test_adopt_takes_complete_weights_only(project_with_data):
         training.adopt("smoke", "image-*")
 
 
+def test_snapshots_can_be_adopted_by_name(project_with_data):
+    training.train_all("smoke", "cpu", "image-tiny-seed0", workers=1)
+    (project_with_data / "data/fashion-mnist-subset.safetensors").write_bytes(b"there already")
+    training.main(["adopt", "--scale", "smoke", "--only", "image-tiny-seed0-step*"])
+    adopted = [name for name in project.checksums() if name.startswith("weights/")]
+    assert len(adopted) == len(JOBS[0].snapshots) and all("-step" in name for name in adopted)
+    with pytest.raises(SystemExit, match="no complete weights"):
+        training.main(["adopt", "--scale", "smoke", "--only", "audio"])
+
+
 def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(surrogates, "calibrate", lambda surrogate, *given: made.append(surrogate.name))

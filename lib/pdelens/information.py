@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import information_input as door
-from .information_auto import Calibrated, calibrated, ceiling_of_neighbours, quick
+from .information_auto import Calibrated, calibrated, ceiling_of_neighbours, halves, quick
 from .information_copulas import fit
 from .information_methods import METHODS, Estimator, Method, known
 
@@ -146,16 +146,6 @@ def _calibration(x, y, estimator, information, repeats, random) -> tuple[float, 
     copula = fitted.copula.with_information(max(fitted.information, information or 0.0, 0.0))
     drawn = (torch.from_numpy(copula.like(rows, random)) for _ in range(repeats))
     return copula.information, np.array([estimator(both[:, :dim_x], both[:, dim_x:]) for both in drawn])
-
-
-def halves(x: Tensor, y: Tensor, estimator: Estimator, count: int, random: np.random.Generator) -> np.ndarray:
-    """Return the estimates on `count` random halves drawn without replacement, in complementary pairs."""
-    values = []
-    for _ in range(-(-count // 2)):
-        order = torch.from_numpy(random.permutation(len(x)))
-        for part in (order[: len(x) // 2], order[len(x) // 2 :]):
-            values.append(estimator(x[part], y[part]))
-    return np.array(values)
 
 
 def _plainly(x, y, method: str, neighbours: int, seed: int, random: np.random.Generator) -> Calibrated:

@@ -11,7 +11,8 @@ r"""The method `auto`: an elliptical copula where the data allow one, nearest ne
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +79,9 @@ def calibrated(x: Tensor, y: Tensor, *, neighbours: int, random: np.random.Gener
         return _elliptical(fitted, made, found, len(rows))
     ladder = _ladder(neighbours, len(rows))
     found = _misfit(own, made, ladder)
-    return _corrected(fitted, made, found, rows.shape, _on_halves(own, ladder, random))
+    return _corrected(
+        fitted, made, found, rows.shape, halves(*_tensors(*own), partial(ksg_ladder, ladder=ladder), _HALVES, random)
+    )
 
 
 class _Misfit(NamedTuple):
@@ -262,13 +265,18 @@ def _noise(found: _Misfit, own: np.ndarray, weights: np.ndarray) -> float:
     return float(np.hypot(data, samples / np.sqrt(len(found.samples))))
 
 
-def _on_halves(own, ladder: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Give KSG on random halves drawn without replacement: their deviation is that of the whole sample."""
-    x, y = _tensors(*own)
+def halves(
+    x: Tensor, y: Tensor, estimator: Callable[[Tensor, Tensor], Any], count: int, random: np.random.Generator
+) -> np.ndarray:
+    """Return the estimates on `count` random halves drawn without replacement, in complementary pairs.
+
+    The deviation between halves of one sample is that of the whole sample's estimate.
+    """
     values = []
-    for _ in range(_HALVES // 2):
+    for _ in range(-(-count // 2)):
         order = torch.from_numpy(random.permutation(len(x)))
-        values += [ksg_ladder(x[part], y[part], ladder) for part in (order[: len(x) // 2], order[len(x) // 2 :])]
+        for part in (order[: len(x) // 2], order[len(x) // 2 :]):
+            values.append(estimator(x[part], y[part]))
     return np.array(values)
 
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .information_parametric import wishart_excess
 from .information_tasks import gaussian_information, student_excess
 
 # Degrees of freedom that are tried; beyond 50 a Student copula of usual sizes cannot be told from a normal one.
@@ -158,20 +159,6 @@ def scores(samples: int, freedom: float = np.inf) -> np.ndarray:
 
     levels = (np.arange(samples) + 0.5) / samples
     return stdtrit(freedom, levels) if np.isfinite(freedom) else ndtri(levels)
-
-
-def wishart_excess(samples: int, dim_x: int, dim_y: int) -> float:
-    r"""Return the mean of the plug-in Gaussian information less the truth, for Gaussian samples, in nats.
-
-    >>> round(wishart_excess(2000, 5, 5), 4)  # about dim_x dim_y / (2 samples)
-    0.0063
-    """
-    from scipy.special import digamma
-
-    def log_determinant(dims: int) -> float:
-        return float(digamma((samples - 1 - np.arange(dims)) / 2).sum())
-
-    return (log_determinant(dim_x) + log_determinant(dim_y) - log_determinant(dim_x + dim_y)) / 2
 
 
 def _refined(ranks: np.ndarray, correlation: np.ndarray, freedom: float) -> float:

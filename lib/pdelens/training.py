@@ -219,7 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder = root() / "_build" / "train" / given.scale
     try:
         names = [*(job.name for job in teachers.jobs(given.scale)), *_others()]
-        if not any(teachers.fits(name, patterns) for name in names):
+        # Adopting looks at files, snapshots among them, and says itself where none fits.
+        if given.action != "adopt" and not any(teachers.fits(name, patterns) for name in names):
             raise ValueError(f"nothing is called {only!r}: `python -m pdelens.training list` shows what there is.")
         if given.action == "list":
             for job in teachers.chosen(teachers.jobs(given.scale), only):
