@@ -161,48 +161,20 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
 def confusion_map(axes: Axes, shares: np.ndarray, classes: Sequence[str], least: float = 0.005) -> None:
     """Draw shares (true class, name given) as a heat map; those below `least` are left blank."""
     notes = np.array([[f"{value:.2f}" if value >= least else "" for value in row] for row in shares])
-    sns.heatmap(
-        shares,
-        ax=axes,
-        vmin=0,
-        vmax=1,
-        cmap="mako_r",
-        annot=notes,
-        fmt="",
-        annot_kws={"fontsize": 7.5},
-        xticklabels=list(classes),
-        yticklabels=list(classes),
-        linewidths=0.4,
-        linecolor="white",
-        cbar=False,
-    )
+    names = {"xticklabels": list(classes), "yticklabels": list(classes)}
+    _heat_map(axes, shares, notes, 7.5, vmin=0, vmax=1, cmap="mako_r", **names)
     axes.set(xlabel="named", ylabel="is")
     axes.tick_params(axis="x", rotation=40)
-    axes.tick_params(axis="y", rotation=0)
 
 
 def ratio_map(axes: Axes, ratios: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Draw estimates over truths (rows, columns) as a heat map about 1, with the numbers in it; nan stays white."""
     notes = np.array([["" if np.isnan(v) else f"{v:.2f}" if abs(v) < 9.995 else f"{v:.0f}" for v in r] for r in ratios])
-    sns.heatmap(
-        ratios,
-        ax=axes,
-        vmin=0,
-        vmax=2,
-        center=1,
-        cmap="vlag",
-        annot=notes,
-        fmt="",
-        annot_kws={"fontsize": 6.5},
-        xticklabels=list(columns),
-        yticklabels=list(rows),
-        linewidths=0.4,
-        linecolor="white",
-        cbar=False,
-    )
+    names = {"xticklabels": list(columns), "yticklabels": list(rows)}
+    _heat_map(axes, ratios, notes, 6.5, vmin=0, vmax=2, center=1, cmap="vlag", **names)
     axes.grid(False)
     axes.tick_params(axis="x", rotation=60, labelsize=7.5, top=False, labeltop=True, bottom=False, labelbottom=False)
-    axes.tick_params(axis="y", rotation=0, labelsize=7)
+    axes.tick_params(axis="y", labelsize=7)
 
 
 def estimates(axes: Axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], ceiling: float, top: float = 4.5) -> None:
@@ -215,19 +187,23 @@ def estimates(axes: Axes, curves: dict[str, tuple[np.ndarray, np.ndarray]], ceil
 
 
 def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool = False, low: float = 0.0) -> None:
-    """Draw values (layers, heads) as a heat map with the numbers in it."""
+    """Draw values (layers, heads) as a heat map, with the numbers in it where there are at most 80."""
+    notes = np.array([[f"{value:.2f}" for value in row] for row in values]) if values.size <= 80 else False
+    _heat_map(axes, values, notes, 7.5, vmin=low, vmax=1, cmap="mako", cbar=colourbar)
+    axes.set(xlabel="head", ylabel="layer", title=title)
+
+
+def _heat_map(axes: Axes, values: np.ndarray, notes: np.ndarray | bool, size: float, **settings) -> None:
+    """Draw a matrix as a heat map with notes of this font size in its cells; row names stand upright."""
+    settings = {"cbar": False} | settings
     sns.heatmap(
         values,
         ax=axes,
-        vmin=low,
-        vmax=1,
-        cmap="mako",
-        annot=values.size <= 80,
-        fmt=".2f",
-        annot_kws={"fontsize": 7.5},
-        cbar=colourbar,
+        annot=notes,
+        fmt="",
+        annot_kws={"fontsize": size},
         linewidths=0.4,
         linecolor="white",
+        **settings,
     )
-    axes.set(xlabel="head", ylabel="layer", title=title)
     axes.tick_params(axis="y", rotation=0)
