@@ -108,6 +108,13 @@ def test_readme_says_what_was_recorded():
         "info.bounds.missing": "are both {:.0f} nats wrong in 64",
     }.items():
         assert text.format(known[key]["value"]) in readme, key
+    for key, text in {
+        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures rightly",
+        "teachers.plain.image-linear": "(a linear model {:.1%});",
+        "teachers.text-classifier.accuracy": "text classifiers {:.1%} of windows",
+        "teachers.plain.text-48-tfidf-1": "a bag of words has {:.1%}.",
+    }.items():
+        assert text.format(known[key]["value"]).replace("%", " %") in readme, key
     covered = [100 * known[f"info.auto.coverage{kind}"]["value"] for kind in ("", ".other")]
     assert "in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered) in readme
     models = ("minilm", "smollm2", "dinov2")

@@ -1,6 +1,7 @@
 """One look for all figures, and captioned tables that are text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -161,7 +162,7 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
 def confusion_map(axes: Axes, shares: np.ndarray, classes: Sequence[str], least: float = 0.005) -> None:
     """Draw shares (true class, name given) as a heat map; those below `least` are left blank."""
     notes = np.array([[f"{value:.2f}" if value >= least else "" for value in row] for row in shares])
-    names = {"xticklabels": list(classes), "yticklabels": list(classes)}
+    names: dict[str, Any] = {"xticklabels": list(classes), "yticklabels": list(classes)}
     _heat_map(axes, shares, notes, 7.5, vmin=0, vmax=1, cmap="mako_r", **names)
     axes.set(xlabel="named", ylabel="is")
     axes.tick_params(axis="x", rotation=40)
@@ -170,7 +171,7 @@ def confusion_map(axes: Axes, shares: np.ndarray, classes: Sequence[str], least:
 def ratio_map(axes: Axes, ratios: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Draw estimates over truths (rows, columns) as a heat map about 1, with the numbers in it; nan stays white."""
     notes = np.array([["" if np.isnan(v) else f"{v:.2f}" if abs(v) < 9.995 else f"{v:.0f}" for v in r] for r in ratios])
-    names = {"xticklabels": list(columns), "yticklabels": list(rows)}
+    names: dict[str, Any] = {"xticklabels": list(columns), "yticklabels": list(rows)}
     _heat_map(axes, ratios, notes, 6.5, vmin=0, vmax=2, center=1, cmap="vlag", **names)
     axes.grid(False)
     axes.tick_params(axis="x", rotation=60, labelsize=7.5, top=False, labeltop=True, bottom=False, labelbottom=False)
@@ -193,9 +194,9 @@ def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool =
     axes.set(xlabel="head", ylabel="layer", title=title)
 
 
-def _heat_map(axes: Axes, values: np.ndarray, notes: np.ndarray | bool, size: float, **settings) -> None:
+def _heat_map(axes: Axes, values: np.ndarray, notes: np.ndarray | bool, size: float, **settings: Any) -> None:
     """Draw a matrix as a heat map with notes of this font size in its cells; row names stand upright."""
-    settings = {"cbar": False} | settings
+    shown: dict[str, Any] = {"cbar": False} | settings
     sns.heatmap(
         values,
         ax=axes,
@@ -204,6 +205,6 @@ def _heat_map(axes: Axes, values: np.ndarray, notes: np.ndarray | bool, size: fl
         annot_kws={"fontsize": size},
         linewidths=0.4,
         linecolor="white",
-        **settings,
+        **shown,
     )
     axes.tick_params(axis="y", rotation=0)
