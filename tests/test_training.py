@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from pdelens import DataError, examples, models, project, stacked, surrogates, teachers, text, training, yardsticks
+from pdelens import DataError, examples, ladder, models, project, stacked, teachers, text, training, yardsticks
 from pdelens.examples import Examples
 from pdelens.models import Configuration
 from pdelens.teachers import Job
@@ -168,21 +168,27 @@ def test_snapshots_can_be_adopted_by_name(project_with_data):
 
 def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, capsys):
     made = []
-    monkeypatch.setattr(surrogates, "calibrate", lambda surrogate, *given: made.append(surrogate.name))
+    monkeypatch.setattr(ladder, "calibrate_all", lambda scale, device, only, **_: made.append(f"ladder {only}") or True)
     monkeypatch.setattr(yardsticks, "measure", lambda *given: made.append("baselines"))
     monkeypatch.setattr(yardsticks, "stacking", lambda *given: made.append("stacking"))
     folder = project_with_data / "_build/train/smoke"
     training.main(["list", "--scale", "smoke"])
     listed = capsys.readouterr().out
-    assert "image-tiny-seed1: 12 steps of 32" in listed and "baselines" in listed and "surrogate-image-k1" in listed
+    assert "image-tiny-seed1: 12 steps of 32" in listed and "baselines" in listed
+    assert "rung-image-patch4-full-k1-seed0" in listed and "power-equation" in listed
     here = ["train", "--scale", "smoke", "--device", "cpu", "--workers", "1"]
     training.main([*here, "--only", "image-tiny-seed0"])
-    assert (folder / "image-tiny-seed0.safetensors").exists() and not made
-    training.main([*here, "--only", "baselines,surrogate-image-k2"])
-    assert made == ["baselines", "surrogate-image-k2"] and not (folder / "image-tiny-seed1.safetensors").exists()
+    assert (folder / "image-tiny-seed0.safetensors").exists()
+    assert made == ["ladder image-tiny-seed0"]
+    made.clear()
+    training.main([*here, "--only", "baselines,rung-image-patch4-full-k2-seed0"])
+    assert (
+        made == ["baselines", "ladder baselines,rung-image-patch4-full-k2-seed0"]
+        and not (folder / "image-tiny-seed1.safetensors").exists()
+    )
     made.clear()
     training.main([*here, "--only", "*"])
-    assert made == ["baselines", "stacking", *(surrogate.name for surrogate in surrogates.SURROGATES)]
+    assert made == ["baselines", "stacking", "ladder *"]
     assert (folder / "image-tiny-seed1.safetensors").exists()
     with pytest.raises(SystemExit, match="nothing is called 'audio'"):
         training.main(["train", "--scale", "smoke", "--only", "audio"])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import information_records, models, surrogates, teachers, yardsticks
+from . import calibration, information_records, ladder, models, rungs, teachers, yardsticks
 from .datasets import write_subset
 from .project import DataError, replace_text, root, sha256, write_checksums
 
@@ -13,19 +13,24 @@ from .project import DataError, replace_text, root, sha256, write_checksums
 def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
     """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
 
-    Of the teachers those whose names fit `only`, and all surrogates; with them the tokeniser, the trials of the
-    estimators (`information_trials`), and the committed subset of pictures if it is not there. What is known of every
-    teacher of the scale, and of the plain methods beside them, goes to `data/training.json`, whether its weights are
-    copied or not. Raises `DataError` where there are no weights.
+    Of the teachers those whose names fit `only`, and the calibrated equations that pages load (`rungs.COMMITTED`);
+    with them the tokeniser, the trials of the estimators (`information_trials`), and the committed subset of pictures
+    if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
+    `data/training.json`, and what is known of every calibrated equation to `data/ladder.json`, whether their weights
+    are copied or not. Raises `DataError` where there are no weights.
     """
     folder = root() / "_build/train" / scale
     trained = sorted(
         path
         for path in folder.glob("*.safetensors")
-        if ".checkpoint" not in path.name
-        and (path.stem.startswith("surrogate") or teachers.fits(path.stem, only.split(",")))
+        if ".checkpoint" not in path.name and teachers.fits(path.stem, only.split(","))
     )
-    if not trained:
+    calibrated = [
+        path
+        for path in sorted((folder / calibration.FOLDER).glob("*.safetensors"))
+        if path.stem in rungs.COMMITTED and ".checkpoint" not in path.name
+    ]
+    if not trained and not calibrated:
         raise DataError(
             f"there are no complete weights in _build/train/{scale} that fit {only!r}: run `make train SCALE={scale}` "
             "first."
@@ -33,9 +38,14 @@ def adopt(scale: str, only: str = ",".join(teachers.COMMITTED)) -> None:
     data = root() / "data"
     adopted = {}
     for path in trained:
-        # Refuses a file that is neither a teacher's nor a surrogate's.
-        surrogates.load(path.stem, path) if path.stem.startswith("surrogate") else models.load(path)
+        models.load(path)  # refuses a file that is no teacher's
         adopted |= _copied(path, data, f"weights/{path.name}")
+    for path in calibrated:
+        calibration.load(path.stem, path, folder)
+        adopted |= _copied(path, data, f"weights/{path.name}")
+    if any((folder / calibration.FOLDER).glob("*.json")):
+        ladder.write(data / ladder.RECORDS, ladder.gathered(folder, ladder.known(data / ladder.RECORDS)))
+        adopted[ladder.RECORDS] = sha256(data / ladder.RECORDS)
     for name in ("tokenizer.json", information_records.NAME):
         if (folder / name).exists():
             adopted |= _copied(folder / name, data, name)
@@ -54,7 +64,7 @@ def _histories(folder: Path, known: Path) -> str:
     found: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
     trained = dict(found.get("teachers", {}))
     for path in sorted(folder.glob("*.safetensors")):
-        if not path.stem.startswith("surrogate") and ".checkpoint" not in path.name:
+        if ".checkpoint" not in path.name:
             configuration, made = models.header(path)
             trained[path.stem] = made | {"configuration": asdict(configuration), "flops": configuration.flops}
     plain = dict(found.get("baselines", {}))

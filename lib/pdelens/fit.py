@@ -1,9 +1,11 @@
 """Calibrates a PDE to a teacher's Flows, under a named supervision and a named policy of sub-steps."""
 
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from tqdm import tqdm
 
 from .flow import Flow
 from .integrate import DivergenceError, Steps, solve
-from .optimisation import generator_for, one_cycle, restore, store
+from .optimisation import Muon, generator_for, one_cycle, restore, store
 from .pde import PDE
+from .temporal import Modes
 
+OPTIMIZERS = ("muon", "adam")
 SUPERVISIONS = ("states", "attention+states", "attention+states+logits", "labels")
 Teacher = Flow | Callable[[torch.Generator, int], Flow | tuple[Flow, Tensor]]
 
@@ -29,15 +33,21 @@ class FitError(RuntimeError):
 class Plan:
     """What a calibration does, and what makes it the same again.
 
-    `substeps` is the policy: a number (fixed), or (low, high), drawn anew at every optimiser step.
-    `refinement` adds this weight times the distance between one and two sub-steps (the refinement
-    penalty). `patience` counts validations without improvement before stopping early (0: never).
+    `substeps` is the policy, by `method`: a number (fixed), or (low, high), drawn anew at every optimiser
+    step. `graded`, where given, replaces it: (low, high) for each layer, the last also for the rest, drawn for
+    each layer by itself. `refinement` adds this weight times the distance between one and two times as many
+    sub-steps (the refinement penalty). `forced` is the share of steps at the beginning that start every layer
+    from the teacher's own state (teacher forcing). `patience` counts validations without improvement before
+    stopping early (0: never). `optimizer` is "muon" (`optimisation.Muon`) or "adam".
     """
 
     supervision: str = "attention+states"
     substeps: int | tuple[int, int] = 1
+    graded: tuple[tuple[int, int], ...] = ()
     refinement: float = 0.0
+    forced: float = 0.0
     method: str = "lie"
+    optimizer: str = "muon"
     steps: int = 1000
     batch: int = 64
     peak_rate: float = 3e-3
@@ -48,16 +58,36 @@ class Plan:
     def __post_init__(self):
         if self.supervision not in SUPERVISIONS:
             raise ValueError(f"supervision {self.supervision!r} was given: choose from {', '.join(SUPERVISIONS)}.")
-        low, high = (self.substeps, self.substeps) if isinstance(self.substeps, int) else self.substeps
-        if low < 1 or high < low:
-            raise ValueError(f"sub-steps {self.substeps} were given: a number, or (low, high), from 1 up, is wanted.")
+        for low, high in self.ranges:
+            if low < 1 or high < low:
+                raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
+        if not 0 <= self.forced <= 1:
+            raise ValueError(f"a share of {self.forced} forced steps was given: between 0 and 1 is wanted.")
 
-    def draw_substeps(self, generator: torch.Generator) -> int:
-        """Return the number of sub-steps for one optimiser step."""
-        if isinstance(self.substeps, int):
-            return self.substeps
-        low, high = self.substeps
-        return int(torch.randint(low, high + 1, (1,), generator=generator))
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The fewest and most sub-steps of each layer, of which the last stands for the rest."""
+        if self.graded:
+            return self.graded
+        return ((self.substeps, self.substeps) if isinstance(self.substeps, int) else self.substeps,)
+
+    def draw(self, generator: torch.Generator, layers: int) -> Steps:
+        """Return how one optimiser step integrates."""
+        if not self.graded:
+            return Steps(self.method, _between(self.ranges[0], generator))
+        every = [self.graded[min(layer, len(self.graded) - 1)] for layer in range(layers)]
+        return Steps(self.method, tuple(_between(one, generator) for one in every))
+
+    @property
+    def finest(self) -> Steps:
+        """How validation integrates: with the most sub-steps."""
+        return Steps(self.method, tuple(high for _, high in self.ranges))
+
+
+def _between(ends: tuple[int, int], generator: torch.Generator) -> int:
+    return int(torch.randint(ends[0], ends[1] + 1, (1,), generator=generator))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +96,7 @@ class Fit:
 
     pde: PDE
     record: dict[str, Any] = field(repr=False)
+    finished: bool = True
 
 
 def fit(
@@ -74,9 +105,10 @@ def fit(
     plan: Plan | None = None,
     *,
     validation: Flow | None = None,
-    readout: Callable[[Tensor], Tensor] | None = None,
+    readout: Callable[..., Tensor] | None = None,
     checkpoint: str | Path | None = None,
     stop_after: int | None = None,
+    until: float | None = None,
     **settings: Any,
 ) -> Fit:
     """Calibrate a PDE to a teacher, rolled out from the state at depth 0 alone.
@@ -84,22 +116,25 @@ def fit(
     `flows` is the teacher's Flow, from which batches are drawn, or a function (generator, batch) ->
     Flow (with `labels` supervision: -> (Flow, labels)). The loss sums, over what `supervision` names:
     `states`: squared error over variance, mean over depths 1 ... L; `attention`: KL(teacher, PDE) per
-    row; `logits`: KL of the classes that `readout` gives; `labels`: their cross-entropy, no teacher.
+    row; `logits`: KL of the classes that `readout` gives for a last state (and its mask, where tokens are
+    padded); `labels`: their cross-entropy, no teacher.
     `settings` are fields of `Plan`. With `checkpoint`, a killed calibration goes on where it was and
-    ends with the same result. The parameters of the best validation are kept. Raises `FitError` where
-    the loss is no longer finite. Adam, one cycle, gradients clipped at norm 1.
+    ends with the same result; `stop_after` so many steps, or at the time `until` (as `time.time`), it
+    leaves off there itself, and the result is not `finished`. The parameters of the best validation are
+    kept. Raises `FitError` where the loss is no longer finite. One cycle of the rate, gradients clipped
+    at norm 1.
     """
     plan = Plan(**settings) if plan is None else plan
     if plan.supervision in ("labels", "attention+states+logits") and readout is None:
         raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
     path = None if checkpoint is None else Path(checkpoint)
-    optimizer = torch.optim.Adam(pde.parameters(), lr=plan.peak_rate, betas=(0.9, 0.98))
+    optimizer = _optimizer(pde, plan)
     job = asdict(plan) | {"equation": str(pde)}
     found = restore(path, job, pde, optimizer) if path is not None else None
-    about, best = found or ({"job": job, "step": 0, "curve": [], "best": None, "waited": 0}, {})
+    about, best = found or ({"job": job, "step": 0, "curve": [], "best": None, "waited": 0, "seconds": 0.0}, {})
     scales: Tensor | None = best.pop("scales", None)
     bar = tqdm(total=plan.steps, initial=about["step"], desc="fit", unit="step", file=sys.stderr, disable=None)
-    began = about["step"]
+    began, tick = about["step"], time.perf_counter()
     while about["step"] < plan.steps:
         number = about["step"]
         flow, labels = _drawn(flows, generator_for(plan.seed, number), plan.batch)
@@ -124,16 +159,20 @@ def fit(
             if better:
                 about["best"] = float(held.detach())
                 best = {name: value.detach().clone() for name, value in pde.state_dict().items()}
+            tick, about["seconds"] = time.perf_counter(), about["seconds"] + time.perf_counter() - tick
             if path is not None:
                 store(path, about, pde, optimizer, best | {"scales": scales})
             if plan.patience and about["waited"] >= plan.patience:
                 break
+            if until is not None and time.time() > until:
+                break
         if stop_after is not None and about["step"] - began >= stop_after:
             break
     bar.close()
-    if (best and about["step"] >= plan.steps) or (plan.patience and about["waited"] >= plan.patience):
+    finished = about["step"] >= plan.steps or bool(plan.patience and about["waited"] >= plan.patience)
+    if finished and best:
         pde.load_state_dict(best)
-    return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best")})
+    return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best", "seconds")}, finished)
 
 
 def _drawn(flows: Teacher, generator: torch.Generator, batch: int) -> tuple[Flow, Tensor | None]:
@@ -149,33 +188,69 @@ def _variances(flow: Flow) -> Tensor:
     return torch.stack([(s - s.mean(0)).square().mean() for s in flow.states[1:]]).detach()
 
 
+def _optimizer(pde: PDE, plan: Plan) -> torch.optim.Optimizer:
+    """Return the optimiser: under Muon, matrices among the coefficients are stepped as such, the rest by Adam."""
+    if plan.optimizer == "adam":
+        return torch.optim.Adam(pde.parameters(), lr=plan.peak_rate, betas=(0.9, 0.98))
+    matrices: dict[int, list[Tensor]] = {}
+    for module in pde.modules():
+        if isinstance(module, Modes) and module.coefficients.ndim == 3 and min(module.coefficients.shape[1:]) > 2:
+            matrices.setdefault(module.parts, []).append(module.coefficients)
+    taken = {id(value) for values in matrices.values() for value in values}
+    groups: list[dict[str, Any]] = [{"params": values, "parts": parts} for parts, values in sorted(matrices.items())]
+    rest = [value for value in pde.parameters() if id(value) not in taken]
+    return Muon([*groups, {"params": rest, "matrix": False}], plan.peak_rate)
+
+
 def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, number: int) -> Tensor:
-    generator = generator_for(plan.seed, 10_000_000 + number)
-    substeps = plan.draw_substeps(generator)
-    states, maps = _rolled_out(pde, flow, plan.method, substeps)
+    how = plan.draw(generator_for(plan.seed, 10_000_000 + number), flow.layers)
+    if number < plan.forced * plan.steps:
+        states, maps = _forced(pde, flow, how)
+    else:
+        states, maps = _rolled_out(pde, flow, how)
     loss = _supervised(states, maps, flow, labels, plan, scales, readout)
     if plan.refinement:
-        finer, _ = _rolled_out(pde, flow, plan.method, 2 * substeps)
+        counts = (how.substeps,) if isinstance(how.substeps, int) else how.substeps
+        finer, _ = _rolled_out(pde, flow, replace(how, substeps=tuple(2 * count for count in counts)))
         loss = loss + plan.refinement * _state_loss(finer, states, flow, scales)
     return loss
 
 
-def _rolled_out(pde: PDE, flow: Flow, method: str, substeps: int) -> tuple[list[Tensor], list[Tensor]]:
+def _rolled_out(pde: PDE, flow: Flow, how: Steps) -> tuple[list[Tensor], list[Tensor]]:
     assert flow.depths is not None
-    mask = None if flow.mask is None or bool(flow.mask.all()) else flow.mask
-    return solve(pde, flow.states[0], flow.depths.tolist(), Steps(method, substeps), mask)
+    return solve(pde, flow.states[0], flow.depths.tolist(), how, _padding(flow))
+
+
+def _forced(pde: PDE, flow: Flow, how: Steps) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what every layer makes of the teacher's own state before it."""
+    assert flow.depths is not None
+    states, maps = [flow.states[0]], []
+    for layer, times in enumerate(pairwise(flow.depths.tolist())):
+        moved, attention = solve(pde, flow.states[layer], times, how.at(layer), _padding(flow))
+        states.append(moved[1])
+        maps += attention
+    return states, maps
+
+
+def _padding(flow: Flow) -> Tensor | None:
+    return None if flow.mask is None or bool(flow.mask.all()) else flow.mask
 
 
 def _supervised(states, maps, flow: Flow, labels, plan: Plan, scales: Tensor, readout) -> Tensor:
     if plan.supervision == "labels":
-        return F.cross_entropy(readout(states[-1]), labels)
+        return F.cross_entropy(_classes(readout, states[-1], flow), labels)
     loss = _state_loss(states, flow.states, flow, scales)
-    if "attention" in plan.supervision:
+    if "attention" in plan.supervision and maps:  # an equation without attention is held to the states alone
         loss = loss + _attention_loss(maps, flow)
     if "logits" in plan.supervision:
-        ours, theirs = readout(states[-1]).log_softmax(-1), readout(flow.states[-1]).log_softmax(-1)
+        ours, theirs = (_classes(readout, state, flow).log_softmax(-1) for state in (states[-1], flow.states[-1]))
         loss = loss + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
     return loss
+
+
+def _classes(readout, state: Tensor, flow: Flow) -> Tensor:
+    mask = _padding(flow)
+    return readout(state) if mask is None else readout(state, mask)
 
 
 def _state_loss(ours, theirs, flow: Flow, scales: Tensor) -> Tensor:
@@ -201,8 +276,7 @@ def _attention_loss(maps, flow: Flow) -> Tensor:
 @torch.no_grad()
 def _validated(pde, validation, plan, scales, readout, number, path) -> Tensor:
     def measure() -> Tensor:
-        substeps = plan.substeps if isinstance(plan.substeps, int) else plan.substeps[1]
-        states, maps = _rolled_out(pde, validation, plan.method, substeps)
+        states, maps = _rolled_out(pde, validation, plan.finest)
         if plan.supervision == "labels":
             return _state_loss(states, validation.states, validation, scales)
         return _supervised(states, maps, validation, None, plan, scales, readout)
@@ -211,7 +285,7 @@ def _validated(pde, validation, plan, scales, readout, number, path) -> Tensor:
 
 
 def _guarded(measure: Callable[[], Tensor], number: int, path: Path | None) -> Tensor:
-    kept = "" if path is None else f"; the last good state is in {path}"
+    kept = f"; the last good state is in {path}" if path is not None and path.exists() else ""
     try:
         loss = measure()
     except DivergenceError as error:

@@ -7,7 +7,7 @@ Transformer's layers do; `dopri5` chooses its own steps (torchdiffeq).
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -81,13 +81,19 @@ def integrate(
 
 @dataclass(frozen=True)
 class Steps:
-    """How an interval of depth-time is stepped."""
+    """How depth-time is stepped; `substeps` may be one number for each interval, the last also for the rest."""
 
     method: str = "lie"
-    substeps: int = 1
+    substeps: int | tuple[int, ...] = 1
     diffusion_step: str = "explicit"
     rtol: float = 1e-6
     atol: float = 1e-8
+
+    def at(self, interval: int) -> "Steps":
+        """Return how one interval is stepped: with a number of sub-steps."""
+        if isinstance(self.substeps, int):
+            return self
+        return replace(self, substeps=self.substeps[min(interval, len(self.substeps) - 1)])
 
 
 def solve(
@@ -99,15 +105,15 @@ def solve(
     """
     state, frozen = pde.encode(u0), _Frozen(pde, mask)
     states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
-    for start, end in pairwise(times):
-        before = state
+    for number, (start, end) in enumerate(pairwise(times)):
+        before, here = state, how.at(number)
         for a, b in segments(pde, start, end):
             if how.method == "dopri5":
                 state = _adaptive(frozen, state, a, b, how.rtol, how.atol)
             else:
-                state = _fixed(frozen, state, a, b, how)
+                state = _fixed(frozen, state, a, b, here)
         if not finite(state):
-            raise DivergenceError(_blame(frozen, before, start, end, how))
+            raise DivergenceError(_blame(frozen, before, start, end, here))
         states.append(pde.decode(end, state))
         if end != times[-1]:
             maps.append(pde.attention(end, state, mask))
@@ -168,6 +174,7 @@ def _clip(pde: PDE, a: float, b: float) -> Callable[[float], float]:
 
 
 def _fixed(frozen: _Frozen, state: Tensor, a: float, b: float, how: Steps, watch=None) -> Tensor:
+    assert isinstance(how.substeps, int)
     at, dt = _clip(frozen.pde, a, b), (b - a) / how.substeps
     for number in range(how.substeps):
         t = a + number * dt

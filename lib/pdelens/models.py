@@ -127,6 +127,12 @@ class Attention(nn.Module):
         mixed = self.attend(q, k, v, mask)  # (batch, heads, tokens, width / heads)
         return self.project(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
+    def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attention that `x` (batch, tokens, width) would give, (batch, heads, queries, keys)."""
+        queries, keys, _ = self.queries_keys_values(x).chunk(3, dim=-1)
+        parts = [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (queries, keys)]
+        return attend(parts[0], parts[1], torch.eye(x.shape[1]).to(x), mask)
+
 
 class Block(nn.Module):
     """One layer: `u += attention(norm(u))`, then `u += mlp(norm(u))`; post-norm: `u = norm(u + attention(u))`, ..."""
@@ -151,6 +157,10 @@ class Block(nn.Module):
             return self.norm_mlp(u + self.mlp(u))  # (batch, tokens, width)
         u = u + self.attention(self.norm_attention(u), mask)  # (batch, tokens, width)
         return u + self.mlp(self.norm_mlp(u))  # (batch, tokens, width)
+
+    def attention_at(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attention of this layer at any state `u`, (batch, heads, queries, keys)."""
+        return self.attention.weights(u if self.post else self.norm_attention(u), mask)
 
 
 class Patches(nn.Module):

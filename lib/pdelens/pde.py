@@ -129,8 +129,8 @@ class PDE(nn.Module):
                 return term.weights(t, u, mask)  # type: ignore[operator]
         return None
 
-    def encode(self, u: Tensor) -> Tensor:
-        """Return the equation's own state for a hidden state at depth 0."""
+    def encode(self, u: Tensor, t: float = 0.0) -> Tensor:
+        """Return the equation's own state for a hidden state at depth-time t."""
         return u
 
     def decode(self, t: float, state: Tensor) -> Tensor:
@@ -234,13 +234,13 @@ class TransformerPDE(PDE):
             raise TypeError(f"a {kind} was given, but its parts are only known for {', '.join(builders)}.")
         return builders[kind](cls, model, lattice)
 
-    def encode(self, u: Tensor) -> Tensor:
-        """Return u itself, or `(u - b) / g` on the sphere for the post-norm form."""
+    def encode(self, u: Tensor, t: float = 0.0) -> Tensor:
+        """Return u itself, or `(u - b(t)) / g(t)` on the sphere for the post-norm form."""
         if self.form == "pre":
             return u
         assert self.constraint is not None
         term = self._post_norm()
-        return self.constraint.retract(u if term is None else (u - term.bias(0.0)) / term.gain(0.0))
+        return self.constraint.retract(u if term is None else (u - term.bias(t)) / term.gain(t))
 
     def decode(self, t: float, state: Tensor) -> Tensor:
         """Return the state itself, or `g(t) z + b(t)` for the post-norm form."""

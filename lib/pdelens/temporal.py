@@ -10,16 +10,17 @@ class Modes(nn.Module):
     """A coefficient c(t) = sum_k phi_k(t) c_k on depth-time [0, depth].
 
     `chebyshev`: phi_k = T_k(2 t / depth - 1); one mode is a constant. `piecewise`: phi_k = 1 on the
-    k-th of as many equal intervals; as many modes as layers is the general layered network.
+    k-th of as many equal intervals; as many modes as layers is the general layered network. `parts` says
+    of how many matrices, one below the other, a matrix-valued coefficient consists (queries, keys, values: 3).
     """
 
-    def __init__(self, first: Tensor, depth: float, modes: int = 1, basis: str = "chebyshev"):
+    def __init__(self, first: Tensor, depth: float, modes: int = 1, basis: str = "chebyshev", parts: int = 1):
         super().__init__()
         if basis not in BASES:
             raise ValueError(f"basis {basis!r} was given: choose from {', '.join(BASES)}.")
         if modes < 1 or depth <= 0:
             raise ValueError(f"{modes} modes on [0, {depth}] were asked for: both must be positive.")
-        self.depth, self.basis = float(depth), basis
+        self.depth, self.basis, self.parts = float(depth), basis, parts
         stack = first.expand(modes, *first.shape) if basis == "piecewise" else _first_only(first, modes)
         self.coefficients = nn.Parameter(stack.clone())
 

@@ -191,7 +191,7 @@ class SelfAttention(Term):
             raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
         self.heads, self.normalise, self.causal = heads, normalise, causal
         inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, **temporal)  # (3 width, width + 1)
+        self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, parts=3, **temporal)  # (3 width, width + 1)
         self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
 
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from . import models, stacked, surrogates, teachers, text, yardsticks
+from . import ladder, models, stacked, teachers, text, yardsticks
 from .adoption import adopt
 from .examples import Examples, coder, digest_of, sets
 from .optimisation import forget
@@ -193,9 +193,9 @@ def _settle(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _others() -> list[str]:
+def _others(scale: str) -> list[str]:
     """Return the names of what is made beside the teachers."""
-    return [yardsticks.NAME, yardsticks.STACKING, *(surrogate.name for surrogate in surrogates.SURROGATES)]
+    return [yardsticks.NAME, yardsticks.STACKING, *ladder.names(scale)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -218,14 +218,14 @@ def main(arguments: list[str] | None = None) -> None:
     patterns = only.split(",")
     folder = root() / "_build" / "train" / given.scale
     try:
-        names = [*(job.name for job in teachers.jobs(given.scale)), *_others()]
+        names = [*(job.name for job in teachers.jobs(given.scale)), *_others(given.scale)]
         # Adopting looks at files, snapshots among them, and says itself where none fits.
         if given.action != "adopt" and not any(teachers.fits(name, patterns) for name in names):
             raise ValueError(f"nothing is called {only!r}: `python -m pdelens.training list` shows what there is.")
         if given.action == "list":
             for job in teachers.chosen(teachers.jobs(given.scale), only):
                 print(f"{job.name}: {job.steps} steps of {job.batch}, {_cost([job]) * 3e-12:.0f} Tflop")
-            print("\n".join(name for name in _others() if teachers.fits(name, patterns)))
+            print("\n".join(name for name in _others(given.scale) if teachers.fits(name, patterns)))
         elif given.action == "adopt":
             adopt(given.scale, given.only or ",".join(teachers.COMMITTED))
         elif not train_all(
@@ -243,7 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
                 yardsticks.measure(given.scale, folder)
             if teachers.fits(yardsticks.STACKING, patterns):
                 yardsticks.stacking(given.scale, folder, device)
-            surrogates.calibrate_all(given.scale, device, only)
+            if not ladder.calibrate_all(given.scale, device, only, minutes=given.minutes, workers=given.workers):
+                print("Time is up; what is done is kept: run the same command again to go on.")
     except (DataError, RuntimeError, ValueError) as error:
         sys.exit(f"pdelens: {error}")
 

@@ -1,0 +1,149 @@
+"""What is measured of every calibrated equation: agreement by layer and head, at one step a layer and refined."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .compare import class_agreement, compare, state_agreement
+from .flow import Flow
+from .integrate import DivergenceError, integrate
+from .models import Block, Transformer
+from .nulls import attention_nulls, match_heads, state_nulls
+from .pde import PDE, TransformerPDE
+from .subjects import Subject
+
+# How the solution is refined in the test: sub-steps a layer of the splitting scheme, and the adaptive solution.
+WAYS: dict[str, dict[str, Any]] = {
+    **{str(count): {"method": "lie", "substeps": count} for count in (1, 2, 4, 8, 16)},
+    "converged": {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6},
+}
+MEASURES = ("cosine", "centred cosine")
+
+
+def judge(
+    pde: PDE,
+    subject: Subject,
+    reference: Flow,
+    calibration: Flow,
+    ways: Mapping[str, Mapping[str, Any]] = WAYS,
+    labels: Tensor | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return, for every way of stepping, how an equation's solution agrees with its subject on held-out examples.
+
+    `reference` and `calibration` are the subject's Flows (`Subject.of`). By way: `cosine` and `centred cosine`
+    (layers, heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the
+    *subject's own* heads read off the equation's states, for equations without attention too), `r2`, `r2, worst
+    decile`, `cka` (depths from 1), `classes` (share of examples given the subject's class by its own head) and, with
+    `labels`, `accuracy`. A solution that diverges gives `{"diverged": message}`.
+    """
+    found = {}
+    for name, how in ways.items():
+        try:
+            found[name] = judged(rolled_out(pde, reference, **how), subject, reference, calibration, labels)
+        except DivergenceError as error:
+            found[name] = {"diverged": str(error)}
+    return found
+
+
+@torch.no_grad()
+def rolled_out(pde: PDE, reference: Flow, **how: Any) -> Flow:
+    """Return the equation's Flow from the reference's embedding alone."""
+    assert reference.mask is not None
+    mask = None if bool(reference.mask.all()) else reference.mask
+    return integrate(pde, reference.states[0], mask=mask, check_steps=False, **how)
+
+
+@torch.no_grad()
+def judged(
+    flow: Flow, subject: Subject, reference: Flow, calibration: Flow, labels: Tensor | None = None
+) -> dict[str, Any]:
+    """Return the agreement of one Flow; see `judge`."""
+    found: dict[str, Any] = {}
+    if flow.attention:
+        report = compare(flow, reference, calibration=calibration, measures=MEASURES)
+        found |= {measure: report.per_head(measure) for measure in MEASURES}
+        found["head mean"] = report.head_mean.mean(1)
+        found |= report.states
+    else:
+        found |= state_agreement(flow.states, reference, calibration)
+    found["read"] = compare(read_maps(subject, flow), reference, measures=["cosine"]).per_head()
+    if isinstance(subject.model, Transformer):
+        ours = subject.readout(flow.states[-1], reference.mask)
+        found["classes"] = class_agreement(ours, subject.readout(reference.states[-1], reference.mask))
+        if labels is not None:
+            found["accuracy"] = float((ours.argmax(-1) == labels).double().mean())
+    return {name: np.asarray(value).tolist() for name, value in found.items()}
+
+
+@torch.no_grad()
+def read_maps(subject: Subject, flow: Flow) -> tuple[Tensor, ...]:
+    """Return the attention that the subject's own heads would have at a Flow's states, in its aligned order."""
+    assert flow.mask is not None
+    mask = None if bool(flow.mask.all()) else flow.mask
+    model = subject.model
+    maps: list[Tensor] = []
+    if isinstance(model, Transformer):
+        allowed = flow.allowed() if flow.causal or mask is not None else None
+        for block, u in zip(model.blocks, flow.states[:-1], strict=True):
+            assert isinstance(block, Block)
+            maps.append(block.attention_at(u, allowed))
+    else:
+        own = TransformerPDE.from_transformer(model)
+        for t, u in enumerate(flow.states[:-1]):
+            attention = own.attention(float(t), own.encode(u, float(t)), mask)
+            assert attention is not None
+            maps.append(attention)
+    orders = subject.orders or (slice(None),) * len(maps)
+    return tuple(found[:, order] for found, order in zip(maps, orders, strict=True))
+
+
+def nulls_of(
+    subject: Subject, reference: Flow, calibration: Flow, twin: Flow | None = None, others: Sequence[Flow] = ()
+) -> dict[str, Any]:
+    """Return what stands beside every equation calibrated to a subject.
+
+    `attention` by null (uniform, mean map, other input, shuffled layers, untrained twin): cosine per (layers, heads);
+    `states` by null: R2 per depth; `ceiling`: the same of another seed's teacher (`others`: its calibration and
+    held-out Flow on the same examples), heads matched on the calibration examples.
+    """
+    given = attention_nulls(reference, calibration, twin)
+    report = compare(reference, reference, given, measures=["cosine"])
+    states = {
+        name: state_agreement(null, reference, calibration)["r2"].tolist()
+        for name, null in state_nulls(reference, calibration).items()
+    }
+    found: dict[str, Any] = {
+        "attention": {name: null.per_head().tolist() for name, null in report.nulls.items()},
+        "states": states,
+    }
+    if others:
+        before, after = others
+        matched = after.permute_heads(match_heads(before, calibration))
+        rows = compare(matched, reference, calibration=calibration, measures=MEASURES)
+        found["ceiling"] = {measure: rows.per_head(measure).tolist() for measure in MEASURES}
+    return found
+
+
+def headline(found: Mapping[str, Any], measure: str = "cosine") -> float:
+    """Return the mean over heads at the worst layer of a judged way, nan where it diverged."""
+    return float(np.mean(found[measure], axis=1).min()) if measure in found else float("nan")
+
+
+def energy_budget(pde: PDE, flow: Flow) -> dict[str, np.ndarray]:
+    """Return each term's share of the velocity's size along a Flow: `|term| / sum |terms|`, per depth but the last.
+
+    Sizes are root mean squares over examples, tokens and channels, at the states of the Flow.
+    """
+    assert flow.depths is not None and flow.mask is not None
+    mask = None if bool(flow.mask.all()) else flow.mask
+    rows = []
+    with torch.no_grad():
+        for (start, _), state in zip(pairwise(flow.depths.tolist()), flow.states[:-1], strict=True):
+            terms = pde.frozen(start, mask)
+            rows.append([float(term(state)[flow.mask].square().mean().sqrt()) for term in terms.values()])
+    sizes = np.array(rows)
+    return dict(zip(pde.active(), (sizes / sizes.sum(1, keepdims=True)).T, strict=True))

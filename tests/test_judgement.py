@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from pdelens import TransformerPDE, agreement, judgement, subjects
+from pdelens.nulls import uniform
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ONE = {"1": {"method": "lie", "substeps": 1}}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return subjects.subject("image-patch4-seed0")
+
+
+@pytest.fixture(scope="module")
+def flows(image):
+    return image.of("heldout", 24), image.of("calibration", 24)
+
+
+def test_the_subject_itself_is_judged_perfect(image, flows):
+    found = judgement.judged(flows[0], image, *flows, image.inputs("heldout", 24)[1])
+    assert np.allclose(found["cosine"], 1, atol=1e-5) and np.allclose(found["centred cosine"], 1, atol=1e-4)
+    assert np.allclose(found["read"], 1, atol=1e-5) and np.allclose(found["r2"], 1) and found["classes"] == 1
+    pictures, labels = image.inputs("heldout", 24)
+    with torch.no_grad():
+        right = (image.model(pictures).argmax(-1) == labels).double().mean()
+    assert found["accuracy"] == pytest.approx(float(right))
+
+
+def test_its_own_blocks_match_at_one_step_and_not_when_refined(image, flows):
+    """The piecewise field taken from the weights is the Transformer at one Lie step a layer, heads as they are."""
+    plain = subjects.replace(image, orders=())
+    reference, calibration = plain.of("heldout", 12), plain.of("calibration", 12)
+    pde = TransformerPDE.from_transformer(image.model)
+    ways = {name: judgement.WAYS[name] for name in ("1", "4")}
+    found = judgement.judge(pde, plain, reference, calibration, ways)
+    assert judgement.headline(found["1"]) > 0.9999 and found["1"]["classes"] == 1
+    assert judgement.headline(found["4"]) < 0.97
+
+
+def test_an_equation_without_attention_is_judged_by_what_the_subjects_heads_read(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, attention=False, reaction=False)
+    found = judgement.judge(pde, image, *flows, ONE)["1"]
+    assert "cosine" not in found and np.shape(found["read"]) == (6, 4)
+    assert np.isnan(judgement.headline(found))
+    # Maps read off at depth 0 are the subject's own: its state there is given.
+    assert np.allclose(found["read"][0], 1, atol=1e-5) and np.mean(found["read"][5]) < 0.9
+
+
+def test_divergence_is_recorded_and_does_not_stop_the_others(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, diffusion=1e4, attention=False, reaction=False)
+    ways = {"explicit": {"method": "heun", "substeps": 1}, **ONE}
+    found = judgement.judge(pde, image, *flows, ways)
+    assert "diverged" in found["explicit"] and "r2" in found["1"]
+
+
+def test_nulls_and_ceiling_by_layer_and_head(image, flows):
+    reference, calibration = flows
+    other = subjects.subject("image-patch4-seed1")
+    others = other.of("calibration", 24), other.of("heldout", 24)
+    found = judgement.nulls_of(image, reference, calibration, None, others)
+    assert {"uniform", "mean map"} <= found["attention"].keys()
+    pairs = zip(uniform(reference), reference.attention, strict=True)
+    mine = [agreement.cosine(even, maps).mean(0) for even, maps in pairs]
+    assert np.allclose(found["attention"]["uniform"], torch.stack(mine), atol=1e-6)
+    assert np.shape(found["ceiling"]["cosine"]) == (6, 4) and np.max(found["ceiling"]["cosine"]) < 0.999
+    assert len(next(iter(found["states"].values()))) == 6
+
+
+def test_energy_budget_shares_add_up_and_are_the_terms(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5)
+    found = judgement.energy_budget(pde, flows[0])
+    assert list(found) == ["diffusion", "attention", "reaction"]
+    assert np.allclose(np.sum(list(found.values()), axis=0), 1)
+    without = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, attention=False, reaction=False)
+    assert np.allclose(judgement.energy_budget(without, flows[0])["diffusion"], 1)
