@@ -1,10 +1,16 @@
+import sys
+
 import pytest
 import torch
 
 from pdelens import Chain, FitError, Flow, Grid, TransformerPDE, fit, integrate
 from pdelens.fit import Plan
+from pdelens.integrate import Steps
 from pdelens.pde import PDE
 from pdelens.terms import Advection, Diffusion
+
+# `pdelens.fit` is the function; its module keeps what a test looks into.
+fitting = sys.modules[Plan.__module__]
 
 
 def moving(lattice, diffusivity, velocity, examples=24, width=3, depth=3):
@@ -129,6 +135,49 @@ def test_divergence_names_step_and_term_and_keeps_the_checkpoint(teacher, tmp_pa
     with pytest.raises(FitError, match=r"optimiser step 0: .*in the term 'reaction'.*Lower peak_rate"):
         fit(wild, teacher, steps=5)
     assert path.read_bytes() == kept
+
+
+def test_entry_times_refine_the_first_layer_alone():
+    """A state that begins small is carried far at once: even steps miss it, steps from early entry times don't."""
+    plan = Plan(method="heun", entry=(0.02, 0.1, 0.4), graded=((2, 2), (1, 2)))
+    assert plan.times([0.0, 1.0, 2.0]) == [0.0, 0.02, 0.1, 0.4, 1.0, 2.0]
+    assert plan.times([2.0, 4.0]) == [2.0, 2.04, 2.2, 2.8, 4.0]
+    drawn = plan.draw(torch.Generator().manual_seed(0), 3)
+    assert len(drawn.substeps) == 6 and drawn.substeps[0] == 2 and set(drawn.substeps[1:]) <= {1, 2}
+    pde = small(diffusion=None)
+    start = 0.02 * torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        exact = integrate(pde, start, method="rk4", substeps=200)
+        flow = Flow(exact.states, exact.attention, exact.mask)
+        errors = []
+        for entry in ((), (0.02, 0.1, 0.4)):
+            # As many sub-steps in the first layer, at other places.
+            counts = (4, 1, 1) if not entry else (1, 1, 1, 1, 1, 1)
+            how = Steps("heun", counts)
+            states, maps = fitting._rolled_out(pde, flow, how, Plan(method="heun", entry=entry))
+            assert len(states) == 4 and len(maps) == 3
+            errors.append(float((states[1] - exact.states[1]).square().mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_forced_layers_begin_at_the_teachers_states():
+    """The equation that made the Flow gives each layer's end from its true beginning, with entry times or without."""
+    pde = small(seed=1)
+    start = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        flow = integrate(pde, start, method="rk4", substeps=16)
+        for entry in ((), (0.1, 0.5)):
+            states, maps = fitting._forced(pde, flow, Steps("rk4", 8), Plan(entry=entry))
+            for ours, theirs in zip(states + maps, [*flow.states, *flow.attention], strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_end_of_a_plan_takes_twice_the_sub_steps(teacher, monkeypatch):
+    taken = []
+    real = fitting._rolled_out
+    monkeypatch.setattr(fitting, "_rolled_out", lambda *given: (taken.append(given[2].substeps), real(*given))[1])
+    fit(small(), teacher, graded=((3, 3), (1, 1)), doubled=0.5, steps=4, batch=8, method="heun", validate_every=9)
+    assert taken == [(3, 1, 1), (3, 1, 1), (6, 2, 2), (6, 2, 2)]
 
 
 def test_bad_plans_are_named():

@@ -68,6 +68,7 @@ _MODULES = (
     "splitting",
     "stability",
     "stacked",
+    "standings",
     "stiffness",
     "subjects",
     "surrogates",

@@ -57,6 +57,9 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
         raise RuntimeError(f"{rung.name}: {error}") from error
     if not found.finished:
         return None
+    with torch.no_grad():
+        for parameter in found.pde.parameters():  # judged as its file keeps it
+            parameter.copy_(parameter.half().float())
     record = {
         "made": made_by(rung, scale, device, plan, model, found.pde)
         | {"seconds": round(found.record["seconds"], 1), "curve": found.record["curve"], "best": found.record["best"]},

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -35,17 +35,22 @@ class Plan:
 
     `substeps` is the policy, by `method`: a number (fixed), or (low, high), drawn anew at every optimiser
     step. `graded`, where given, replaces it: (low, high) for each layer, the last also for the rest, drawn for
-    each layer by itself. `refinement` adds this weight times the distance between one and two times as many
+    each layer by itself. `entry` are times inside the first layer, as shares of it, at which steps begin too (graded
+    like layers of their own): where a small embedding is carried far at once, even steps miss its beginning.
+    `refinement` adds this weight times the distance between one and two times as many
     sub-steps (the refinement penalty). `forced` is the share of steps at the beginning that start every layer
-    from the teacher's own state (teacher forcing). `patience` counts validations without improvement before
+    from the teacher's own state (teacher forcing), `doubled` the share at the end that takes twice as many
+    sub-steps. `patience` counts validations without improvement before
     stopping early (0: never). `optimizer` is "muon" (`optimisation.Muon`) or "adam".
     """
 
     supervision: str = "attention+states"
     substeps: int | tuple[int, int] = 1
     graded: tuple[tuple[int, int], ...] = ()
+    entry: tuple[float, ...] = ()
     refinement: float = 0.0
     forced: float = 0.0
+    doubled: float = 0.0
     method: str = "lie"
     optimizer: str = "muon"
     steps: int = 1000
@@ -61,10 +66,13 @@ class Plan:
         for low, high in self.ranges:
             if low < 1 or high < low:
                 raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
+        if any(not a < b for a, b in pairwise((0.0, *self.entry, 1.0))):
+            raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
-        if not 0 <= self.forced <= 1:
-            raise ValueError(f"a share of {self.forced} forced steps was given: between 0 and 1 is wanted.")
+        for name, share in (("forced", self.forced), ("doubled", self.doubled)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
@@ -77,13 +85,19 @@ class Plan:
         """Return how one optimiser step integrates."""
         if not self.graded:
             return Steps(self.method, _between(self.ranges[0], generator))
-        every = [self.graded[min(layer, len(self.graded) - 1)] for layer in range(layers)]
+        every = [self.graded[min(part, len(self.graded) - 1)] for part in range(layers + len(self.entry))]
         return Steps(self.method, tuple(_between(one, generator) for one in every))
+
+    def times(self, depths: Sequence[float]) -> list[float]:
+        """Return depths with the entry times between the first two."""
+        first, second = depths[:2]
+        return [first, *(first + share * (second - first) for share in self.entry), *depths[1:]]
 
     @property
     def finest(self) -> Steps:
         """How validation integrates: with the most sub-steps."""
-        return Steps(self.method, tuple(high for _, high in self.ranges))
+        most = Steps(self.method, tuple(high for _, high in self.ranges))
+        return _doubled(most) if self.doubled else most
 
 
 def _between(ends: tuple[int, int], generator: torch.Generator) -> int:
@@ -121,10 +135,11 @@ def fit(
     `settings` are fields of `Plan`. With `checkpoint`, a killed calibration goes on where it was and
     ends with the same result; `stop_after` so many steps, or at the time `until` (as `time.time`), it
     leaves off there itself, and the result is not `finished`. The parameters of the best validation are
-    kept. Raises `FitError` where the loss is no longer finite. One cycle of the rate, gradients clipped
-    at norm 1.
+    kept (`labels`: of the last step, as the Flow for validation has no labels). Raises `FitError` where
+    the loss is no longer finite. One cycle of the rate, gradients clipped at norm 1.
     """
     plan = Plan(**settings) if plan is None else plan
+    validation = None if plan.supervision == "labels" else validation
     if plan.supervision in ("labels", "attention+states+logits") and readout is None:
         raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
     path = None if checkpoint is None else Path(checkpoint)
@@ -154,7 +169,8 @@ def fit(
             held = loss if validation is None else _validated(pde, validation, plan, scales, readout, number, path)
             about["curve"].append([about["step"], float(loss.detach()), float(held.detach())])
             bar.set_postfix(loss=f"{float(loss.detach()):.4f}", validation=f"{float(held.detach()):.4f}")
-            better = about["best"] is None or float(held.detach()) < about["best"]
+            # Without validation nothing chooses: the last is kept.
+            better = validation is None or about["best"] is None or float(held.detach()) < about["best"]
             about["waited"] = 0 if better else about["waited"] + 1
             if better:
                 about["best"] = float(held.detach())
@@ -204,31 +220,40 @@ def _optimizer(pde: PDE, plan: Plan) -> torch.optim.Optimizer:
 
 def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, number: int) -> Tensor:
     how = plan.draw(generator_for(plan.seed, 10_000_000 + number), flow.layers)
+    if number >= (1 - plan.doubled) * plan.steps:
+        how = _doubled(how)
     if number < plan.forced * plan.steps:
-        states, maps = _forced(pde, flow, how)
+        states, maps = _forced(pde, flow, how, plan)
     else:
-        states, maps = _rolled_out(pde, flow, how)
+        states, maps = _rolled_out(pde, flow, how, plan)
     loss = _supervised(states, maps, flow, labels, plan, scales, readout)
     if plan.refinement:
-        counts = (how.substeps,) if isinstance(how.substeps, int) else how.substeps
-        finer, _ = _rolled_out(pde, flow, replace(how, substeps=tuple(2 * count for count in counts)))
+        finer, _ = _rolled_out(pde, flow, _doubled(how), plan)
         loss = loss + plan.refinement * _state_loss(finer, states, flow, scales)
     return loss
 
 
-def _rolled_out(pde: PDE, flow: Flow, how: Steps) -> tuple[list[Tensor], list[Tensor]]:
+def _doubled(how: Steps) -> Steps:
+    counts = (how.substeps,) if isinstance(how.substeps, int) else how.substeps
+    return replace(how, substeps=tuple(2 * count for count in counts))
+
+
+def _rolled_out(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
     assert flow.depths is not None
-    return solve(pde, flow.states[0], flow.depths.tolist(), how, _padding(flow))
+    states, maps = solve(pde, flow.states[0], plan.times(flow.depths.tolist()), how, _padding(flow))
+    entries = len(plan.entry)
+    return states[:1] + states[1 + entries :], maps[:1] + maps[1 + entries :]
 
 
-def _forced(pde: PDE, flow: Flow, how: Steps) -> tuple[list[Tensor], list[Tensor]]:
+def _forced(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
     """Return what every layer makes of the teacher's own state before it."""
     assert flow.depths is not None
     states, maps = [flow.states[0]], []
-    for layer, times in enumerate(pairwise(flow.depths.tolist())):
-        moved, attention = solve(pde, flow.states[layer], times, how.at(layer), _padding(flow))
-        states.append(moved[1])
-        maps += attention
+    for layer, ends in enumerate(pairwise(flow.depths.tolist())):
+        inner = (how, plan.times(ends)) if layer == 0 else (how.at(layer + len(plan.entry)), list(ends))
+        moved, attention = solve(pde, flow.states[layer], inner[1], inner[0], _padding(flow))
+        states.append(moved[-1])
+        maps += attention[:1]
     return states, maps
 
 
@@ -276,9 +301,7 @@ def _attention_loss(maps, flow: Flow) -> Tensor:
 @torch.no_grad()
 def _validated(pde, validation, plan, scales, readout, number, path) -> Tensor:
     def measure() -> Tensor:
-        states, maps = _rolled_out(pde, validation, plan.finest)
-        if plan.supervision == "labels":
-            return _state_loss(states, validation.states, validation, scales)
+        states, maps = _rolled_out(pde, validation, plan.finest, plan)
         return _supervised(states, maps, validation, None, plan, scales, readout)
 
     return _guarded(measure, number, path)

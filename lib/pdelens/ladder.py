@@ -112,6 +112,7 @@ def _attempt(rung: Rung, scale: str, folder: Path, device: str, until: float | N
 
 def _settle(threads: int) -> None:
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 

@@ -1,0 +1,105 @@
+"""How the rungs stand: headline numbers of the recorded judgements, over seeds, beside their nulls."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .compare import skill
+from .intervals import t_interval
+from .ladder import NULLS, ladder
+
+# What can be asked of a judged way of stepping.
+MEASURES = (
+    "cosine",
+    "worst head",
+    "centred cosine",
+    "head mean",
+    "skill",
+    "r2",
+    "r2, worst decile",
+    "cka",
+    "classes",
+    "accuracy",
+    "read",
+)
+
+
+class Standing(NamedTuple):
+    """One measure of one rung over its seeds: mean, and Student's interval where there are two seeds or more."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    seeds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Return the mean with the interval's half width, or the one seed's value."""
+        if not self.seeds or not np.isfinite(self.mean):
+            return "–"
+        if self.interval is None:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ± {(self.interval[1] - self.interval[0]) / 2:.3f}"
+
+
+def found(teacher: str, family: str) -> dict[int, dict[str, Any]]:
+    """Return the records of a rung by seed; `teacher` as in `rungs.TEACHERS`, such as "image-patch4"."""
+    start = f"rung-{teacher}-{family}-seed"
+    rows = {name: row for name, row in ladder()["rungs"].items() if name[:-1] == start}
+    return {int(name[-1]): rows[name] for name in sorted(rows)}
+
+
+def value(record: Mapping[str, Any], way: str, measure: str) -> float:
+    """Return one number of a record: mean over heads (and examples), then the worst layer or depth.
+
+    `worst head` is the smallest over layers and heads; `skill` is against the best null of each layer and
+    head. nan where the solution diverged, where the equation has no attention, or where the way keeps no
+    single heads.
+    """
+    judged = record["judged"][way]
+    key = {"worst head": "cosine", "skill": "cosine"}.get(measure, measure)
+    if measure not in MEASURES:
+        raise ValueError(f"measure {measure!r} was given: choose from {', '.join(MEASURES)}.")
+    if key not in judged:
+        return float("nan")
+    numbers = np.asarray(judged[key], dtype=float)
+    if measure in ("worst head", "skill"):
+        if numbers.ndim < 2:
+            return float("nan")
+        if measure == "worst head":
+            return float(numbers.min())
+        numbers = skill(numbers, best_null(record["made"]["subject"]))
+    return float(numbers.mean(-1).min() if numbers.ndim == 2 else numbers.min())
+
+
+def best_null(subject: str) -> np.ndarray:
+    """Return the best null's cosine of each layer and head of a subject, (layers, heads)."""
+    return np.max([np.asarray(values) for values in ladder()[NULLS][subject]["attention"].values()], axis=0)
+
+
+def null(subject: str, name: str) -> float:
+    """Return a null's cosine, mean over heads, worst layer."""
+    return float(np.mean(ladder()[NULLS][subject]["attention"][name], axis=1).min())
+
+
+def standing(teacher: str, family: str, measure: str = "cosine", way: str = "converged") -> Standing:
+    """Return a measure of a rung over its seeds."""
+    return over_seeds([value(record, way, measure) for record in found(teacher, family).values()])
+
+
+def difference(teacher: str, family: str, other: str, measure: str = "cosine", way: str = "converged") -> Standing:
+    """Return a rung's measure minus another's, paired by seed."""
+    ours, theirs = found(teacher, family), found(teacher, other)
+    pairs = [value(ours[s], way, measure) - value(theirs[s], way, measure) for s in ours if s in theirs]
+    return over_seeds(pairs)
+
+
+def over_seeds(values: Sequence[float]) -> Standing:
+    """Return the mean of values, one for each seed, with its interval.
+
+    >>> str(over_seeds([0.5, 0.7])), str(over_seeds([0.25])), str(over_seeds([]))
+    ('0.600 ± 1.271', '0.250', '–')
+    """
+    numbers = tuple(float(v) for v in values)
+    if not numbers:
+        return Standing(float("nan"), None, ())
+    return Standing(float(np.mean(numbers)), t_interval(numbers) if len(numbers) > 1 else None, numbers)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from pdelens import standings
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """Two seeds of one rung whose numbers can be followed by hand."""
+    heads = {0: [[0.9, 0.7], [1.0, 0.8]], 1: [[0.8, 0.8], [0.9, 0.9]]}
+    rungs = {
+        f"rung-image-full-seed{seed}": {
+            "made": {"subject": f"image-seed{seed}"},
+            "judged": {
+                "1": {"cosine": [0.95, 0.9], "r2": [0.8, 0.5]},
+                "converged": {"cosine": heads[seed], "r2": [0.6 + seed / 10, 0.9], "classes": 0.5},
+                "16": {"diverged": "at 3"},
+            },
+        }
+        for seed in (0, 1)
+    }
+    rungs["rung-image-full-no-d-seed0"] = rungs["rung-image-full-seed1"]
+    nulls = {
+        f"image-seed{seed}": {"attention": {"uniform": [[0.5, 0.5], [0.6, 0.6]], "mean map": [[0.4, 0.6]] * 2}}
+        for seed in (0, 1)
+    }
+    monkeypatch.setattr(standings, "ladder", lambda: {"rungs": rungs, "nulls": nulls})
+
+
+def test_headlines_are_the_worst_layer_of_the_mean_over_heads():
+    first = standings.found("image", "full")[0]
+    assert standings.value(first, "converged", "cosine") == pytest.approx(0.8)
+    assert standings.value(first, "converged", "worst head") == pytest.approx(0.7)
+    assert standings.value(first, "converged", "r2") == pytest.approx(0.6)
+    assert standings.value(first, "converged", "classes") == 0.5
+    assert standings.value(first, "1", "cosine") == pytest.approx(0.9), "a way that keeps means over heads"
+    # Best nulls: .5 .6 / .6 .6, so skills .8 .25 / 1 .5.
+    assert standings.value(first, "converged", "skill") == pytest.approx(0.525)
+
+
+def test_what_is_not_known_is_nan_and_unknown_measures_are_named():
+    first = standings.found("image", "full")[0]
+    for way, measure in (("16", "cosine"), ("1", "worst head"), ("1", "skill"), ("converged", "cka")):
+        assert np.isnan(standings.value(first, way, measure))
+    with pytest.raises(ValueError, match="measure 'kappa' was given"):
+        standings.value(first, "converged", "kappa")
+
+
+def test_families_are_told_apart_and_seeds_give_intervals():
+    assert sorted(standings.found("image", "full")) == [0, 1] and list(standings.found("image", "full-no-d")) == [0]
+    both = standings.standing("image", "full", "r2")
+    assert both.seeds == pytest.approx((0.6, 0.7)) and both.interval is not None
+    assert both.interval[0] < 0.6 < both.mean < 0.7 < both.interval[1]
+    assert standings.standing("image", "full-no-d", "r2").interval is None
+    paired = standings.difference("image", "full", "full-no-d", "r2")
+    assert paired.seeds == pytest.approx((-0.1,)) and str(standings.standing("image", "nothing")) == "–"
+
+
+def test_nulls_by_name_and_the_best_of_each_head():
+    assert standings.null("image-seed0", "mean map") == pytest.approx(0.5)
+    assert standings.best_null("image-seed0").tolist() == [[0.5, 0.6], [0.6, 0.6]]
