@@ -107,3 +107,16 @@ def test_intervals_need_more_than_one():
         intervals.bootstrap_interval([1.0])
     with pytest.raises(ValueError, match=r"must lie in 0 ... 1"):
         intervals.benjamini_hochberg([0.5, 1.5])
+
+
+def test_channels_that_never_move_have_no_r2():
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(6, 5, 4, generator=generator) for _ in range(2)]
+    states[1][..., 2] = 3.0
+    flow = Flow(states)
+    shifted = [states[0], states[1] + 0.1]
+    found = state_agreement(shifted, flow, flow)["r2"]
+    expected = state_agreement([u[..., [0, 1, 3]] for u in shifted], *[Flow([u[..., [0, 1, 3]] for u in states])] * 2)[
+        "r2"
+    ]
+    assert found == pytest.approx(expected)

@@ -18,10 +18,11 @@ from .optimisation import forget
 from .pde import PDE
 from .project import DataError, data_file, replace_text
 from .rungs import Rung, rungs
-from .subjects import VALIDATION, Bank, Subject, subject
+from .subjects import MINILM, VALIDATION, Bank, Subject, subject
 
 # How many examples a calibration may see, judges a main rung by, and any other.
 SEEN = {"smoke": 64, "book": 8000, "full": 50_000}
+SEEN_PRETRAINED = {"smoke": 32, "book": 1600, "full": 8000}
 HELD = {"smoke": 16, "book": 192, "full": 1024}
 FOLDER = "rungs"
 # Ways of stepping in which every layer and head is kept; of the others, what a curve needs.
@@ -39,7 +40,7 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
         return json.loads(path.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
     model = studied(rung.subject, folder, device)
-    bank = banked(rung.subject, folder, device, SEEN[scale])
+    bank = banked(rung.subject, folder, device, seen(rung, scale))
     plan = planned(rung, scale)
     pde = rung.build(model).to(device)
     checkpoint = path.with_suffix(".checkpoint.safetensors")
@@ -85,6 +86,11 @@ def is_whole(rung: Rung, scale: str, folder: Path) -> bool:
     return False
 
 
+def seen(rung: Rung, scale: str) -> int:
+    """Return how many examples a calibration may see."""
+    return (SEEN_PRETRAINED if rung.subject == MINILM else SEEN)[scale]
+
+
 def planned(rung: Rung, scale: str) -> Plan:
     """Return a rung's plan with the steps and the seed of a scale."""
     steps = rung.steps(scale)
@@ -127,7 +133,7 @@ def _judged(pde: PDE, rung: Rung, model: Subject, folder: Path, scale: str, devi
     reference = held(rung.subject, folder, device, "heldout", HELD[scale])
     calibration = held(rung.subject, folder, device, "calibration", HELD[scale])
     whole = replace(rung, horizon=0)
-    labels = model.inputs("heldout", HELD[scale])[1].to(device)
+    labels = None if rung.subject == MINILM else model.inputs("heldout", HELD[scale])[1].to(device)
     found = judge(pde, model, treated(reference, whole), treated(calibration, whole), WAYS, labels)
     return {way: short(values, way in KEPT) for way, values in found.items()}
 
@@ -162,7 +168,7 @@ def made_by(rung: Rung, scale: str, device: str, plan, model: Subject, pde: PDE)
         "plan": _plain(asdict(plan)),
         "parameters": parameters,
         "share": model.share(parameters),
-        "seen": SEEN[scale],
+        "seen": seen(rung, scale),
         "held": HELD[scale],
         "device": name,
         "versions": {"torch": torch.__version__},

@@ -213,13 +213,15 @@ def state_agreement(states: Sequence[Tensor], reference: Flow, calibration: Flow
 
     R2 is about the calibration split's mean per depth, token and channel. `cka` (debiased, linear,
     a sample is one token of one example, centred on that mean) is left out where there are fewer
-    than 20 samples a feature.
+    than 20 samples a feature. Channels that carry less than 1e-6 of the mean variance have no R2 and are left
+    out (MiniLM's last norm switches three off).
     """
     assert reference.mask is not None
     keep = reference.mask
     r2, worst, cka = [], [], []
     for ours, theirs, mean in list(zip(states, reference.states, mean_states(calibration), strict=True))[1:]:
-        channels = agreement.state_r2(ours, theirs, mean, keep)
+        spread = (theirs - mean)[keep].square().mean(0)
+        channels = agreement.state_r2(ours, theirs, mean, keep)[spread > 1e-6 * spread.mean()]
         r2.append(float(channels.mean()))
         worst.append(float(channels.quantile(0.1)))
         if int(keep.sum()) >= 20 * theirs.shape[-1]:

@@ -7,11 +7,11 @@ from typing import Any
 from .fit import Plan
 from .narrow import narrow_like
 from .pde import PDE, TransformerPDE
-from .subjects import Subject
+from .subjects import MINILM, Subject
 from .teachers import SCALES, SEEDS
 
 # Optimiser steps of a main rung; others take a third.
-STEPS = {"smoke": 4, "book": 2400, "full": 12000}
+STEPS = {"smoke": 4, "book": 1800, "full": 12000}
 THIRD = 1 / 3
 
 # How an optimiser step integrates: one step a layer, as a Transformer's layers do; or so that no step count is known in
@@ -65,7 +65,9 @@ class Rung:
         plan, parts = self.plan, 6 + len(self.plan.entry)
         ranges = [plan.ranges[min(part, len(plan.ranges) - 1)] for part in range(parts)]
         sides = sum((low + high) / 2 for low, high in ranges) * {"heun": 2, "rk4": 4, "strang": 3}.get(plan.method, 1)
-        return self.steps(scale) * plan.batch * sides * (0.3 if "patch7" in self.subject else 1.0)
+        # A MiniLM example takes about 25 times as long as a picture.
+        size = 25.0 if self.subject == MINILM else 0.3 if "patch7" in self.subject else 1.0
+        return self.steps(scale) * plan.batch * sides * size
 
     def build(self, subject: Subject) -> PDE:
         """Return the equation before calibration."""
@@ -155,7 +157,7 @@ def rungs(scale: str) -> tuple[Rung, ...]:
             others = _sweeps(seed)
             for teacher in teachers:
                 others += [*(_main(family, teacher, seed) for family in short), *_others(teacher, seed)]
-            found += [replace(rung, share=share) for rung in others]
+            found += [replace(rung, share=share) for rung in others + _pretrained(seed)]
     return tuple(found)
 
 
@@ -196,6 +198,17 @@ def _others(teacher: str, seed: int) -> list[Rung]:
     ]
     found.append(Rung("full-k1-horizon4", teacher, seed, full, plan, horizon=4))
     return found
+
+
+def _pretrained(seed: int) -> list[Rung]:
+    """Return the rungs of the pretrained encoder, whose states are of one size at all depths: no graded entry."""
+    plan = replace(REFINED, graded=((1, 2),), batch=8, peak_rate=5e-3)
+    one_step = replace(ONE_STEP, batch=8, peak_rate=5e-3)
+    found = [Rung(f"full-k{modes}", MINILM, seed, _with(modes), plan) for modes in (1, 2, 3)]
+    return [
+        *found,
+        *(Rung(f"full-k{modes}{ONE_STEP_ENDING}", MINILM, seed, _with(modes), one_step) for modes in (1, 3)),
+    ]
 
 
 def _sweeps(seed: int) -> list[Rung]:

@@ -4,22 +4,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import models, text
 from .capture import flow_of
-from .datasets import fashion_mnist, fashion_mnist_subset
+from .datasets import fashion_mnist, fashion_mnist_subset, movie_reviews
 from .flow import Flow
 from .lattice import Chain, Grid, Lattice
 from .models import Transformer
 from .nulls import align_heads
+from .pretrained import minilm
 from .project import data_file
 
 # So many calibration examples decide the order of heads; validation comes after them.
 ALIGNING = 256
 VALIDATION = 128
+MINILM = "minilm"
+PRETRAINED_TOKENS = 32
 Inputs = Tensor | dict[str, Tensor]
 
 
@@ -60,6 +64,15 @@ class Subject:
             raise TypeError(f"{self.name} has no classes: its head can't be asked.")
         return self.model.readout(state, None if mask is None or bool(mask.all()) else mask)
 
+    def untrained(self) -> "Subject":
+        """Return the same architecture with its library's own initialisation, heads as they are."""
+        if isinstance(self.model, Transformer):
+            device = next(self.model.parameters()).device
+            made = Transformer(self.model.configuration, int(self.name[-1])).eval().to(device)
+        else:
+            made = minilm(trained=False).model.eval()
+        return replace(self, model=made, orders=())
+
     def share(self, parameters: int) -> float:
         """Return a number of parameters as a share of the subject's blocks'."""
         return parameters / sum(value.numel() for value in blocks_of(self.model).parameters())
@@ -73,8 +86,11 @@ def blocks_of(model: nn.Module) -> nn.Module:
 def subject(name: str, folder: Path | None = None, device: str = "cpu") -> Subject:
     """Return a teacher by name, from a folder of weights where it is there, else from `data/weights`.
 
-    Its heads are aligned on `ALIGNING` calibration examples.
+    "minilm" is the pretrained encoder, in the post-norm form. Heads are aligned on `ALIGNING` calibration
+    examples.
     """
+    if name == MINILM:
+        return of_minilm(device)
     path = None if folder is None else folder / f"{name}.safetensors"
     if path is None or not path.exists():
         path = data_file(f"weights/{name}.safetensors")
@@ -92,6 +108,33 @@ def of_teacher(name: str, model: Transformer) -> Subject:
     return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
 
 
+def of_minilm(device: str = "cpu") -> Subject:
+    """Return the pretrained encoder, reading the first `PRETRAINED_TOKENS` pieces of the same reviews."""
+    encoder = minilm()
+    configuration: Any = encoder.model.config
+
+    def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
+        wanted = _text_split(split)
+        reviews = [review for review in movie_reviews() if text.split_of(review.text) == wanted]
+        chosen = [reviews[number] for number in _fair(len(reviews))[:count].tolist()]
+        rows = encoder.encode([text.clean(review.text) for review in chosen], PRETRAINED_TOKENS)
+        return rows, torch.tensor([review.label for review in chosen])
+
+    lattice, heads = Chain(PRETRAINED_TOKENS), configuration.num_attention_heads
+    found = Subject(
+        MINILM,
+        encoder.model.eval().to(device),
+        lattice,
+        configuration.hidden_size,
+        heads,
+        configuration.num_hidden_layers,
+        inputs,
+        epsilon=configuration.layer_norm_eps,
+        form="post",
+    )
+    return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
+
+
 def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
     data = fashion_mnist(True) if split == "train" else fashion_mnist_subset(split)
     chosen = _fair(len(data.labels))[:count] if split == "train" else slice(count)
@@ -100,13 +143,17 @@ def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
 
 def _texts(length: int) -> Callable[[str, int | None], tuple[Inputs, Tensor]]:
     def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
-        # Text has no committed calibration split: the validation reviews are it.
-        data = _windows({"calibration": "validation", "heldout": "test"}.get(split, split), length)
+        data = _windows(_text_split(split), length)
         chosen = _fair(len(data.labels))[:count]
         tokens = data.tokens[chosen]
         return {"inputs": tokens, "mask": tokens != text.PAD}, data.labels[chosen]
 
     return inputs
+
+
+def _text_split(split: str) -> str:
+    """Return the reviews' split: they have none for calibration, so the validation reviews are it."""
+    return {"calibration": "validation", "heldout": "test"}.get(split, split)
 
 
 @cache
