@@ -1,13 +1,16 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pdelens import DataError, calibration, datasets, ladder, rungs, subjects
+from pdelens import DataError, adoption, calibration, datasets, ladder, rungs, subjects
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+COMMITTED = Path(__file__).resolve().parents[1] / "data"
 RUNG = calibration.rung_named("rung-image-patch4-full-k1-seed0", "smoke")
 
 
@@ -127,3 +130,38 @@ def test_the_ladder_stops_at_its_time_and_names_what_diverged(tmp_path, monkeypa
     monkeypatch.setattr(ladder, "calibrate", failing)
     with pytest.raises(RuntimeError, match=f"{RUNG.name}: it diverged"):
         ladder.calibrate_all("smoke", "cpu", RUNG.name, workers=1)
+
+
+def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, capsys):
+    """Calibrate, adopt, load: as `make train` and `make adopt` do, in a project of its own."""
+    for name in ("fashion-mnist-subset.safetensors", "weights/image-patch4-seed0.safetensors"):
+        (project_copy / "data" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(COMMITTED / name, project_copy / "data" / name)
+    lines = (COMMITTED / "SHA256SUMS").read_text().splitlines(keepends=True)
+    kept = [
+        line
+        for line in lines
+        if line.split()[1] in ("fashion-mnist-subset.safetensors", "weights/image-patch4-seed0.safetensors")
+    ]
+    (project_copy / "data" / "SHA256SUMS").write_text("".join(kept))
+    folder = project_copy / "_build" / "train" / "smoke"
+    record = calibration.calibrate(RUNG, "smoke", folder)
+    other = replace(RUNG, family="diffusion", equation=rungs.LADDER["diffusion"])
+    calibration.calibrate(other, "smoke", folder)
+    adoption.adopt("smoke")
+    assert f"weights/{RUNG.name}.safetensors" in capsys.readouterr().out
+    assert not (project_copy / "data" / "weights" / f"{other.name}.safetensors").exists(), "its record is enough"
+    ladder.ladder.cache_clear()
+    found = ladder.ladder()["rungs"]
+    ladder.ladder.cache_clear()
+    assert sorted(found) == sorted([RUNG.name, other.name]) and found[RUNG.name] == json.loads(json.dumps(record))
+    pde, made = calibration.load(RUNG.name)
+    model = calibration.studied(RUNG.subject, folder, "cpu")
+    assert made["plan"]["steps"] == rungs.STEPS["smoke"]
+    # What is loaded gives what was recorded.
+    held, seen = (
+        calibration.held(RUNG.subject, folder, "cpu", split, calibration.HELD["smoke"])
+        for split in ("heldout", "calibration")
+    )
+    again = calibration.judge(pde, model, held, seen, {"1": calibration.WAYS["1"]})["1"]
+    assert np.allclose(again["cosine"], found[RUNG.name]["judged"]["1"]["cosine"], atol=1e-4)

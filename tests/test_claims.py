@@ -51,3 +51,35 @@ def test_null_alone_is_judged_by_the_bar_alone():
 def test_register_holds_every_claim_once():
     names = [claim.name for claim in register()]
     assert names == ["C1", "C2", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
+
+
+@pytest.mark.parametrize("name", ["C2", "C2b"])
+def test_solutions_are_judged_by_their_own_number_and_skill_and_beside_a_null(name):
+    claim = next(claim for claim in register() if claim.name == name)
+    assert claim.bar is not None and set(claim.keys) == {"image", "text"}
+    start = name.lower()
+    keys = [f"{start}.image", f"{start}.text"]
+    assert list(claim.keys.values()) == keys
+    records = {key: {"value": 0.99} for key in keys} | {f"{key}.skill": {"value": 0.9} for key in keys}
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records[keys[1]] = {"value": 0.99, "interval": [claim.bar - 0.01, 1.0]}
+    assert claim.verdict(records) == Verdict.IN_PART
+    nulls = {f"{start}.null.{modality}": {"value": 0.5} for modality in ("image", "text")}
+    assert claim.null_verdicts(nulls) == {"trained models": Verdict.NOT_REPRODUCED}
+
+
+def test_a_limit_is_reproduced_where_something_escapes_and_it_is_not_the_affine_part():
+    claim = next(claim for claim in register() if claim.name == "C6")
+    assert claim.bar == pytest.approx(0.0396)
+    keys = list(claim.keys.values())
+    records = {key: {"value": 0.2, "interval": [0.1, 0.3]} for key in keys} | {
+        f"{key}.skill": {"value": 0.8} for key in keys
+    }
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records["c6.text.skill"] = {"value": 0.3}  # what escapes is affine as well
+    assert claim.verdict(records) == Verdict.IN_PART
+    records["c6.image"]["interval"][0] = 0.03  # nothing need escape
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+    # Who knows no non-linearity at all earns the limit.
+    nulls = {key: {"value": 1.0} for key in claim.null_keys["affine maps alone"].values()}
+    assert claim.null_verdicts(nulls) == {"affine maps alone": Verdict.REPRODUCED}

@@ -207,6 +207,18 @@ def test_the_teachers_equation_with_the_teachers_maps_is_the_teacher(make):
     assert effects["teacher"].divergence < 1e-8 < 1e-4 < effects["uniform"].divergence
 
 
+@torch.no_grad()
+def test_steps_may_crowd_inside_a_layer_and_its_map_stays(attention):
+    pde, u = full_equation(Chain(7), 8, depth=2.0, temporal_modes=1), random(2, 7, 8)
+    maps = [attention(batch=2, heads=2, seed=seed, dtype=torch.float64) for seed in range(2)]
+    crowded = [0, 1 / 64, 1 / 8, 1 / 2, 1, 1.25, 2]
+    found = integrate_with_attention(pde, u, maps, "rk4", 16, depths=crowded)
+    even = integrate_with_attention(pde, u, maps, "rk4", 64)
+    assert found.depths.tolist() == crowded and torch.equal(found.attention[3], maps[0])
+    for at, ours in ((4, even.states[1]), (-1, even.states[2])):
+        torch.testing.assert_close(found.states[at], ours, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("method", "substeps"), METHODS)
 @torch.no_grad()
 def test_each_map_acts_on_its_own_layer_alone(method, substeps, attention):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdelens import TransformerPDE, agreement, judgement, subjects
+from pdelens import TransformerPDE, agreement, judgement, shifts, subjects
 from pdelens.nulls import uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,3 +76,25 @@ def test_energy_budget_shares_add_up_and_are_the_terms(image, flows):
     assert np.allclose(np.sum(list(found.values()), axis=0), 1)
     without = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, attention=False, reaction=False)
     assert np.allclose(judgement.energy_budget(without, flows[0])["diffusion"], 1)
+
+
+def test_state_nulls_are_measured_as_equations_without_attention(image, flows):
+    found = judgement.judge_state_nulls(image, *flows, image.inputs("heldout", 24)[1])
+    assert list(found) == ["identity, rolled out", "affine, rolled out", "mean state"]
+    for about in found.values():
+        assert "cosine" not in about and np.shape(about["read"]) == (6, 4) and 0 <= about["accuracy"] <= 1
+    # The first two begin at the teacher's own embedding, the mean state does not.
+    assert np.allclose(found["affine, rolled out"]["read"][0], 1, atol=1e-5)
+    assert np.allclose(found["mean state"]["r2"], 0, atol=0.2) and np.mean(found["mean state"]["read"][0]) < 0.999
+
+
+def test_who_follows_a_change_and_who_ignores_it(image, flows):
+    reference, calibration = flows
+    turned = image.flow(shifts.SHIFTS["inversion"](image.inputs("heldout", 24)[0]))
+    perfect = judgement.followed(turned, turned, reference, calibration)
+    assert perfect["cosine"] == pytest.approx(1) and perfect["missed"] == pytest.approx(0)
+    assert perfect["moved"] > 0.5 and max(perfect["mean map"], perfect["unchanged map"]) < 0.9
+    frozen = judgement.followed(reference, turned, reference, calibration)
+    assert frozen["cosine"] == frozen["unchanged map"] and frozen["missed"] > 0.5
+    same = judgement.followed(reference, reference, reference, calibration)
+    assert same["moved"] == 0 and same["unchanged map"] == pytest.approx(1)

@@ -59,3 +59,26 @@ def test_families_are_told_apart_and_seeds_give_intervals():
 def test_nulls_by_name_and_the_best_of_each_head():
     assert standings.null("image-seed0", "mean map") == pytest.approx(0.5)
     assert standings.best_null("image-seed0").tolist() == [[0.5, 0.6], [0.6, 0.6]]
+
+
+def test_states_are_measured_against_the_best_rolled_out_null_of_each_depth(monkeypatch):
+    states = {"affine, one step": [0.99, 0.99], "affine, rolled out": [0.5, -0.2], "mean state": [0.0, 0.0]}
+    monkeypatch.setattr(standings, "ladder", lambda: {"nulls": {"image-seed0": {"states": states}}})
+    assert standings.state_null("image-seed0") == pytest.approx([0.5, 0.0])
+    about = {"made": {"subject": "image-seed0"}, "judged": {"converged": {"r2": [0.9, 0.7]}, "1": {"diverged": "at 3"}}}
+    # Skills .8 and .7.
+    assert standings.state_skill(about) == pytest.approx(0.7)
+    assert np.isnan(standings.state_skill(about, "1"))
+
+
+def test_nulls_and_ceilings_over_seeds(monkeypatch):
+    both = standings.null_standing("image", "mean map")
+    assert both.seeds == pytest.approx((0.5, 0.5)) and both.interval == pytest.approx((0.5, 0.5))
+    assert standings.null_standing("image", "mean map", "worst head").mean == pytest.approx(0.4)
+    assert standings.null_standing("image", "best").mean == pytest.approx(0.55)
+    assert standings.ceiling("image").seeds == (), "no other seed's teacher is known"
+    rows = {"one": {"ceiling": {"cosine": [[0.6, 0.8], [0.9, 0.9]], "centred cosine": [[0.1, 0.3], [0.4, 0.4]]}}}
+    monkeypatch.setattr(standings, "ladder", lambda: {"nulls": rows})
+    assert standings.ceiling("one").mean == pytest.approx(0.7)
+    assert standings.ceiling("one", "worst head").mean == pytest.approx(0.6)
+    assert standings.ceiling("one", "centred cosine").mean == pytest.approx(0.2)

@@ -36,16 +36,23 @@ def claims_table() -> str:
         "the one that a predictor that knows nothing of the input would have earned by the bar alone.",
         ":name: tab-claims",
         "",
-        "| | claim | how it is tested | verdict | a null alone |",
-        "|---|---|---|---|---|",
+        "| | claim | how it is tested | measured | verdict | a null alone |",
+        "|---|---|---|---|---|---|",
     ]
     for claim in register():
         nulls = claim.null_verdicts(records)
         alone = "; ".join(f"on {setting}: *{found}*" for setting, found in nulls.items()) or "–"
         verdict = claim.verdict(records)
         shown = f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
-        lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {shown} | {alone} |")
+        measured = "; ".join(_number(modality, records[key]) for modality, key in claim.keys.items() if key in records)
+        lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {measured or '–'} | {shown} | {alone} |")
     return "\n".join([*lines, ":::"])
+
+
+def _number(modality: str, entry: dict) -> str:
+    """Return a record's number with its interval, where it has one."""
+    low, high = entry.get("interval", (None, None))
+    return f"{modality} {entry['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def _copy_mathjax(app, exception) -> None:

@@ -54,6 +54,7 @@ _MODULES = (
     "moments",
     "narrow",
     "neighbours",
+    "nonlinearity",
     "nulls",
     "packages",
     "photographs",

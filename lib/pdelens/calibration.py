@@ -51,7 +51,6 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
 
     validation = treated(held(rung.subject, folder, device, "validation", VALIDATION), rung)
     readout = _readout(model, rung)
-    began = time.perf_counter()
     try:
         found = fit(pde, drawn, plan, validation=validation, readout=readout, checkpoint=checkpoint, until=until)
     except FitError as error:
@@ -61,13 +60,14 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
     with torch.no_grad():
         for parameter in found.pde.parameters():  # judged as its file keeps it
             parameter.copy_(parameter.half().float())
+    began = time.perf_counter()
     record = {
         "made": made_by(rung, scale, device, plan, model, found.pde)
         | {"seconds": round(found.record["seconds"], 1), "curve": found.record["curve"], "best": found.record["best"]},
         "judged": _judged(found.pde, rung, model, folder, scale, device),
         "learnt": learnt(found.pde),
     }
-    record["made"]["judging_seconds"] = round(time.perf_counter() - began - found.record["seconds"], 1)
+    record["made"]["judging_seconds"] = round(time.perf_counter() - began, 1)
     save(found.pde, path.with_suffix(".safetensors"), rung, record["made"])
     replace_text(path, json.dumps(record) + "\n")
     forget(checkpoint)
@@ -199,7 +199,7 @@ def load(name: str, path: Path | None = None, folder: Path | None = None) -> tup
         rung = rung_named(json.loads(metadata["rung"])["name"], made["scale"])
     except (SafetensorError, KeyError) as error:
         raise DataError(f"{path} is no calibrated equation ({error}): calibrate it again with `make train`.") from error
-    pde = rung.build(subject(rung.subject, folder))
+    pde = rung.build(studied(rung.subject, folder, "cpu"))
     pde.load_state_dict(weights)
     return pde.eval(), made
 
@@ -213,7 +213,7 @@ def rung_named(name: str, scale: str = "book") -> Rung:
 
 
 @lru_cache(maxsize=4)
-def studied(name: str, folder: Path, device: str) -> Subject:
+def studied(name: str, folder: Path | None, device: str) -> Subject:
     """Return a subject, kept."""
     return subject(name, folder, device)
 

@@ -110,9 +110,10 @@ def null_lines(axes: Axes, scores: dict[str, np.ndarray]) -> None:
     axes.set_xticks(range(len(next(iter(scores.values())))))
 
 
-def attention_map(axes: Axes, weights, title: str) -> None:
-    """Draw one attention map (queries, keys), dark where attention is."""
-    axes.imshow(np.asarray(weights), cmap="mako_r", interpolation="nearest")
+def attention_map(axes: Axes, weights, title: str, largest: float | None = None) -> None:
+    """Draw one attention map (queries, keys), dark where attention is; `largest` makes maps comparable."""
+    low = None if largest is None else 0.0
+    axes.imshow(np.asarray(weights), cmap="mako_r", interpolation="nearest", vmin=low, vmax=largest)
     axes.set_title(title, fontsize=9)
     axes.set(xticks=[], yticks=[], xlabel="keys", ylabel="queries")
     axes.grid(False)

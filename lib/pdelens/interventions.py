@@ -60,7 +60,7 @@ def substituted_logits(
     `softmax(Q K^T / sqrt(d))` in layer l; maps of layers not named are not looked at. Other layers
     compute their own attention, from the states that the change has reached; without maps (None) all
     do. `mask` (examples, tokens) is True at real tokens of texts. `orders` are those by which the maps'
-    heads were aligned (`surrogates.head_orders`): they are undone. Raises `ValueError` where maps do not
+    heads were aligned (`Subject.orders`): they are undone. Raises `ValueError` where maps do not
     fit, do not sum to 1 or look at what must not be seen. Cost: one pass.
 
     >>> from pdelens.models import Configuration
@@ -170,14 +170,15 @@ def integrate_with_attention(
     substeps: int = 1,
     *,
     mask: Tensor | None = None,
+    depths: Sequence[float] | None = None,
     **options: Any,
 ) -> Flow:
     """Solve an equation with given attention: `du/dt = ... + W A_l V n(u) + ...` on depth-times [l, l + 1).
 
     `maps[l]` (batch, heads, tokens, tokens), or what broadcasts to it, is held constant over layer l,
     however many steps are made there; heads in the equation's order (a teacher's maps in the order it
-    was calibrated to: `surrogates.aligned_flow`). Returns the Flow at 0, 1, ..., depth, whose attention
-    is the given one. `options` go to `integrate`.
+    was calibrated to: `Subject.flow`). Returns the Flow at `depths` (0, 1, ..., depth if not
+    given), whose attention is the given one. `options` go to `integrate`.
 
     The equation's own maps give back its own Flow only at one Lie step a layer and where attention is
     the first active term: after diffusion, or within a refined layer, its own attention is evaluated
@@ -191,7 +192,7 @@ def integrate_with_attention(
     found = _maps_of(maps, int(pde.depth), "the equation")
     given = [_fitting(a, shape, f"attention[{layer}]", mask, term.causal) for layer, a in enumerate(found)]
     with given_attention(pde, given):
-        return integrate(pde, u0, None, method, substeps, mask=mask, **options)
+        return integrate(pde, u0, depths, method, substeps, mask=mask, **options)
 
 
 @torch.no_grad()
@@ -205,18 +206,21 @@ def equation_effects(
     substeps: int = 1,
     *,
     mask: Tensor | None = None,
+    depths: Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Effect]:
     """Return by name what putting each source's maps into an equation does, read out by the Transformer's own head.
 
     "own" is the equation with its own attention at the same steps. Every effect, "own" too, is beside
     the *Transformer's* answers, so `kept` is a share of the Transformer's accuracy. All at once: give
-    batches that fit. Sources and labels as in `substitution_effects`. Cost: one solve a source.
+    batches that fit. Sources and labels as in `substitution_effects`; `depths`, between which `substeps` are
+    made, may crowd where the equation is stiff. Cost: one solve a source.
     """
     u0, target = model.embedding(inputs), model(inputs, mask)
-    flows = {"own": integrate(pde, u0, None, method, substeps, mask=mask, **options)}
+    options |= {"mask": mask, "depths": depths}
+    flows = {"own": integrate(pde, u0, method=method, substeps=substeps, **options)}
     for name, maps in _other(sources):
-        flows[name] = integrate_with_attention(pde, u0, maps, method, substeps, mask=mask, **options)
+        flows[name] = integrate_with_attention(pde, u0, maps, method, substeps, **options)
     return {n: _effect(model.readout(flow.states[-1], mask), target, labels, mask) for n, flow in flows.items()}
 
 

@@ -1,6 +1,7 @@
 """What is measured of every calibrated equation: agreement by layer and head, at one step a layer and refined."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from .compare import class_agreement, compare, state_agreement
 from .flow import Flow
 from .integrate import DivergenceError, integrate
 from .models import Block, Transformer
-from .nulls import attention_nulls, match_heads, state_nulls
+from .nulls import attention_nulls, match_heads, mean_map, mean_states, state_nulls
 from .pde import PDE, TransformerPDE
 from .subjects import Subject
 
@@ -128,9 +129,45 @@ def nulls_of(
     return found
 
 
+def judge_state_nulls(
+    subject: Subject, reference: Flow, calibration: Flow, labels: Tensor | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return how predictors of states that are no equation agree, measured as an equation without attention is.
+
+    By name: the identity and the affine maps, both rolled out, and the mean state; see `judge` for the measures.
+    """
+    known = state_nulls(reference, calibration)
+    return {
+        name: judged(replace(reference, states=states, attention=()), subject, reference, calibration, labels)
+        for name, states in known.items()
+        if not name.endswith("one step")
+    }
+
+
 def headline(found: Mapping[str, Any], measure: str = "cosine") -> float:
     """Return the mean over heads at the worst layer of a judged way, nan where it diverged."""
     return float(np.mean(found[measure], axis=1).min()) if measure in found else float("nan")
+
+
+def followed(flow: Flow, changed: Flow, unchanged: Flow, calibration: Flow) -> dict[str, float]:
+    """Return how a Flow follows a teacher on changed inputs, beside nulls that ignore the change.
+
+    `changed` and `unchanged` are the teacher's Flows on the same examples; `calibration` is of unchanged ones.
+    `moved`: squared distance of the teacher's last states over their variance on unchanged inputs (about 2 where they
+    have nothing to do with each other). `cosine`, and the same of two nulls: `mean map` of the calibration
+    examples, `unchanged map` of the very example. `missed`: 1 - R2 of the changed states, worst depth.
+    """
+    assert changed.mask is not None
+    nulls = {"mean map": mean_map(calibration, changed), "unchanged map": unchanged.attention}
+    report = compare(flow, changed, nulls, measures=["cosine"])
+    last, mean = unchanged.states[-1], mean_states(calibration)[-1]
+    far, usual = ((x - last)[changed.mask].square().mean() for x in (changed.states[-1], mean))
+    return {
+        "moved": float(far / usual),
+        "cosine": report.headline(),
+        **{name: null.headline() for name, null in report.nulls.items()},
+        "missed": float(1 - state_agreement(flow.states, changed, calibration)["r2"].min()),
+    }
 
 
 def energy_budget(pde: PDE, flow: Flow) -> dict[str, np.ndarray]:

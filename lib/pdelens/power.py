@@ -26,7 +26,7 @@ KINDS = ("equation", "layers")
 # A lattice and width at which two cores see the end of a calibration.
 LATTICE, WIDTH, HEADS = Grid(5, 5), 32, 4
 DIFFUSIVITY = (0.05, 0.2)
-STEPS = {"smoke": 4, "book": 6000, "full": 12000}
+STEPS = {"smoke": 4, "book": 12000, "full": 12000}
 SEEN = 4000
 HELD = 128
 PLAN = replace(REFINED, batch=16)

@@ -22,11 +22,19 @@ THIRD = 1 / 3
 ONE_STEP = Plan(supervision="attention+states", substeps=1, peak_rate=1e-2, batch=16)
 REFINED = replace(ONE_STEP, method="heun", graded=((3, 5), (1, 2)), forced=0.3, doubled=0.25)
 ENTRY = replace(REFINED, graded=((1, 2),), entry=(1 / 64, 1 / 16, 1 / 4))
+DEPTH_ENTRY: dict[str, Any] = {"graded": ((2, 3), (1, 2)), "entry": (1 / 16, 1 / 4)}
 
 
-def refined(teacher: str) -> Plan:
-    """Return how equations of a teacher are calibrated to their converged solution."""
-    return ENTRY if teacher.startswith("text") else REFINED
+def refined(teacher: str, modes: int = 1) -> Plan:
+    """Return how equations of a teacher are calibrated to their converged solution.
+
+    One that may change with depth can follow the teacher's layers from the teacher's own states, and gains by doing so
+    for longer, and by an entry into pictures too; an autonomous one can't, and has to learn to roll out early.
+    """
+    plan = ENTRY if teacher.startswith("text") else REFINED
+    if modes == 1:
+        return plan
+    return replace(plan, forced=0.7) if plan.entry else replace(plan, forced=0.7, **DEPTH_ENTRY)
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,11 @@ def rungs(scale: str) -> tuple[Rung, ...]:
         found += [_main(family, teacher, seed) for family in MAIN for teacher in teachers]
         if full or seed == 0:
             # What the others are compared with: the same at their share of the steps.
-            short = [] if full else [f"full-k1{SHORT}", f"full-k1{ONE_STEP_ENDING}{SHORT}"]
+            short = (
+                []
+                if full
+                else [f"{name}{SHORT}" for name in ("full-k1", f"full-k1{ONE_STEP_ENDING}", "no-diffusion-k1")]
+            )
             others = _sweeps(seed)
             for teacher in teachers:
                 others += [*(_main(family, teacher, seed) for family in short), *_others(teacher, seed)]
@@ -163,19 +175,20 @@ def rungs(scale: str) -> tuple[Rung, ...]:
 
 def _main(family: str, teacher: str, seed: int) -> Rung:
     plain = family.removesuffix(SHORT)
-    plan = ONE_STEP if plain.endswith(ONE_STEP_ENDING) else refined(teacher)
-    return Rung(family, teacher, seed, LADDER[plain.removesuffix(ONE_STEP_ENDING)], plan)
+    equation = LADDER[plain.removesuffix(ONE_STEP_ENDING)]
+    plan = ONE_STEP if plain.endswith(ONE_STEP_ENDING) else refined(teacher, equation["temporal_modes"])
+    return Rung(family, teacher, seed, equation, plan)
 
 
 def _others(teacher: str, seed: int) -> list[Rung]:
     """Return the rungs of a main teacher that are calibrated once."""
     full, plan = LADDER["full-k1"], refined(teacher)
-    found = [Rung(family, teacher, seed, equation, plan) for family, equation in LADDER.items() if family not in MAIN]
+    found = [_main(family, teacher, seed) for family in LADDER if family not in MAIN]
     found += [
         Rung(f"{family}{ONE_STEP_ENDING}", teacher, seed, LADDER[family], ONE_STEP)
         for family in ("full-k3", "no-diffusion-k1", "unshared")
     ]
-    found.append(Rung("narrow-k1", teacher, seed, full, plan, narrow=True))
+    found.append(Rung("narrow-k1", teacher, seed, full, refined(teacher, 6), narrow=True))
     found += [
         # Labels alone have no teacher, so none may force their states either.
         Rung(f"full-k1-{name}", teacher, seed, full, replace(plan, supervision=given, forced=0.3 * (given != "labels")))
@@ -204,7 +217,11 @@ def _pretrained(seed: int) -> list[Rung]:
     """Return the rungs of the pretrained encoder, whose states are of one size at all depths: no graded entry."""
     plan = replace(REFINED, graded=((1, 2),), batch=8, peak_rate=5e-3)
     one_step = replace(ONE_STEP, batch=8, peak_rate=5e-3)
-    found = [Rung(f"full-k{modes}", MINILM, seed, _with(modes), plan) for modes in (1, 2, 3)]
+    forced = {1: 0.3, 2: 0.7, 3: 0.7}
+    found = [
+        Rung(f"full-k{modes}", MINILM, seed, _with(modes), replace(plan, forced=share))
+        for modes, share in forced.items()
+    ]
     return [
         *found,
         *(Rung(f"full-k{modes}{ONE_STEP_ENDING}", MINILM, seed, _with(modes), one_step) for modes in (1, 3)),
@@ -219,7 +236,8 @@ def _sweeps(seed: int) -> list[Rung]:
         for sharing, modes in (("k1", 1), ("unshared", 6)):
             basis = {"basis": "piecewise"} if modes == 6 else {}
             equation = _with(modes, **settings, **basis)
-            found.append(Rung(f"hidden-{width}-{sharing}", f"image-patch7-seed{seed}", seed, equation, REFINED))
+            teacher = f"image-patch7-seed{seed}"
+            found.append(Rung(f"hidden-{width}-{sharing}", teacher, seed, equation, refined(teacher, modes)))
     for variant in CURVED:
         subject = "-".join(filter(None, ("image-patch7", variant, f"seed{seed}")))
         equation = _with() | ({"activation": variant} if variant else {})

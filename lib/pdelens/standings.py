@@ -8,6 +8,7 @@ import numpy as np
 from .compare import skill
 from .intervals import t_interval
 from .ladder import NULLS, ladder
+from .records import record
 
 # What can be asked of a judged way of stepping.
 MEASURES = (
@@ -48,14 +49,14 @@ def found(teacher: str, family: str) -> dict[int, dict[str, Any]]:
     return {int(name[-1]): rows[name] for name in sorted(rows)}
 
 
-def value(record: Mapping[str, Any], way: str, measure: str) -> float:
+def value(about: Mapping[str, Any], way: str, measure: str) -> float:
     """Return one number of a record: mean over heads (and examples), then the worst layer or depth.
 
     `worst head` is the smallest over layers and heads; `skill` is against the best null of each layer and
     head. nan where the solution diverged, where the equation has no attention, or where the way keeps no
     single heads.
     """
-    judged = record["judged"][way]
+    judged = about["judged"][way]
     key = {"worst head": "cosine", "skill": "cosine"}.get(measure, measure)
     if measure not in MEASURES:
         raise ValueError(f"measure {measure!r} was given: choose from {', '.join(MEASURES)}.")
@@ -67,7 +68,7 @@ def value(record: Mapping[str, Any], way: str, measure: str) -> float:
             return float("nan")
         if measure == "worst head":
             return float(numbers.min())
-        numbers = skill(numbers, best_null(record["made"]["subject"]))
+        numbers = skill(numbers, best_null(about["made"]["subject"]))
     return float(numbers.mean(-1).min() if numbers.ndim == 2 else numbers.min())
 
 
@@ -81,9 +82,29 @@ def null(subject: str, name: str) -> float:
     return float(np.mean(ladder()[NULLS][subject]["attention"][name], axis=1).min())
 
 
+def state_null(subject: str) -> np.ndarray:
+    """Return the R2 of the best null that, as an equation does, sees the embedding alone: by depth from 1, (layers,).
+
+    The identity and the affine maps, rolled out, and the mean state.
+    """
+    known = ladder()[NULLS][subject]["states"]
+    return np.max([known[name] for name in known if not name.endswith("one step")], axis=0)
+
+
+def state_skill(about: Mapping[str, Any], way: str = "converged") -> float:
+    """Return the share of the best state null's shortfall that a rung makes up, `1 - (1 - R2) / (1 - R2_null)`.
+
+    Both at the same depth; the worst depth. nan where the solution diverged.
+    """
+    judged = about["judged"][way]
+    if "r2" not in judged:
+        return float("nan")
+    return float(skill(judged["r2"], state_null(about["made"]["subject"])).min())
+
+
 def standing(teacher: str, family: str, measure: str = "cosine", way: str = "converged") -> Standing:
     """Return a measure of a rung over its seeds."""
-    return over_seeds([value(record, way, measure) for record in found(teacher, family).values()])
+    return over_seeds([value(about, way, measure) for about in found(teacher, family).values()])
 
 
 def difference(teacher: str, family: str, other: str, measure: str = "cosine", way: str = "converged") -> Standing:
@@ -91,6 +112,43 @@ def difference(teacher: str, family: str, other: str, measure: str = "cosine", w
     ours, theirs = found(teacher, family), found(teacher, other)
     pairs = [value(ours[s], way, measure) - value(theirs[s], way, measure) for s in ours if s in theirs]
     return over_seeds(pairs)
+
+
+def null_standing(teacher: str, name: str, measure: str = "cosine") -> Standing:
+    """Return an attention null's `cosine` or `worst head` over the seeds whose nulls are known.
+
+    "best" is the best null of each layer and head: what a choice after the fact could reach.
+    """
+    chosen = [
+        best_null(subject) if name == "best" else np.asarray(about["attention"][name])
+        for subject, about in _subjects(teacher).items()
+    ]
+    return over_seeds([_of_heads(numbers, measure) for numbers in chosen])
+
+
+def ceiling(teacher: str, measure: str = "cosine") -> Standing:
+    """Return what another seed's teacher reaches, by `cosine`, `worst head` or `centred cosine`."""
+    key = measure.replace("worst head", "cosine")
+    rows = [about["ceiling"][key] for about in _subjects(teacher).values() if "ceiling" in about]
+    return over_seeds([_of_heads(np.asarray(numbers), measure) for numbers in rows])
+
+
+def _subjects(teacher: str) -> dict[str, dict[str, Any]]:
+    """Return what is known of the nulls of a teacher's seeds; a subject without seeds is its own."""
+    rows = ladder()[NULLS]
+    return {name: rows[name] for name in sorted(rows) if name == teacher or name[:-1] == f"{teacher}-seed"}
+
+
+def _of_heads(numbers: np.ndarray, measure: str) -> float:
+    return float(numbers.min() if measure == "worst head" else numbers.mean(-1).min())
+
+
+def noted(key: str, standing: Standing, unit: str = "1") -> str:
+    """Record a standing in the open chapter, where there is one, and return it as a table shows it."""
+    if np.isfinite(standing.mean):
+        seeds = len(standing.seeds)
+        record(key, standing.mean, unit=unit, interval=standing.interval, seeds=seeds, atol=0, rtol=1e-6)
+    return str(standing)
 
 
 def over_seeds(values: Sequence[float]) -> Standing:

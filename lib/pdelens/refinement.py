@@ -1,0 +1,59 @@
+"""Refinement curves: how the agreement of a calibrated equation changes as its steps are made finer."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .judgement import WAYS
+from .standings import standing
+
+LABELS = tuple("∞" if way == "converged" else way for way in WAYS)
+
+
+class Curve(NamedTuple):
+    """A measure by way of stepping (`judgement.WAYS`): mean over seeds, and the ends of its 95 % interval.
+
+    nan where a solution diverged; the ends are nan too where there is one seed.
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curve(teacher: str, family: str, measure: str = "cosine") -> Curve:
+    """Return a rung's refinement curve over its seeds, from the records; all nan where there is no such rung."""
+    found = [standing(teacher, family, measure, way) for way in WAYS]
+    ends = [one.interval or (np.nan, np.nan) for one in found]
+    return Curve(np.array([one.mean for one in found]), *np.array(ends, dtype=float).T)
+
+
+def alone(values: Sequence[float]) -> Curve:
+    """Return the curve of one model, without an interval."""
+    given = np.asarray(values, dtype=float)
+    blank = np.full(given.shape, np.nan)
+    return Curve(given, blank, blank)
+
+
+def draw(axes: Axes, curves: Mapping[str, tuple[Curve, Mapping]], floor: float = 0.0) -> None:
+    """Draw named curves, each with its line's style, over the sub-steps; intervals as bands.
+
+    What lies below `floor` is drawn there as a triangle, so that one field's ruin does not flatten the others.
+    """
+    places = np.arange(len(LABELS))
+    for name, (found, style) in curves.items():
+        shown = np.maximum(found.mean, floor)
+        settings = {"marker": "o", "markersize": 3.5, "linewidth": 1.5} | dict(style)
+        (line,) = axes.plot(places, shown, label=name, **settings)
+        colour = line.get_color()
+        # Empty or blank artists have no extent, and would leave the figure's layout unsolved.
+        if np.isfinite(found.low).any():
+            ends = np.maximum([found.low, found.high], floor)
+            axes.fill_between(places, *ends, color=colour, alpha=0.18, linewidth=0)
+        under = found.mean < floor
+        if under.any():
+            axes.plot(places[under], shown[under], "v", color=colour, markersize=7, clip_on=False)
+    axes.set_xticks(places, LABELS)
+    axes.set(xlabel="Lie sub-steps a layer", ylim=(floor, 1.03))
