@@ -147,7 +147,7 @@ def test_fit_tells_the_equation_from_the_layers():
     best = []
     for teacher in (equation, synthetic.layered_teacher(equation)):
         pde = TransformerPDE(8, 2, Chain(8), depth=3, seed=5)
-        settings = {"steps": 80, "batch": 24, "peak_rate": 0.03, "method": "rk4", "validate_every": 80}
+        settings = {"optimizer": "adam", "steps": 80, "batch": 24, "peak_rate": 0.03, "method": "rk4"}
         flow = drawn(teacher, 96)
         best.append(fit(pde, flow, validation=drawn(teacher, 32, seed=2), **settings).record["best"])
     assert best[0] < 0.5 * best[1]
