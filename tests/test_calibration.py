@@ -130,6 +130,8 @@ def test_the_ladder_stops_at_its_time_and_names_what_diverged(tmp_path, monkeypa
     monkeypatch.setattr(ladder, "calibrate", failing)
     with pytest.raises(RuntimeError, match=f"{RUNG.name}: it diverged"):
         ladder.calibrate_all("smoke", "cpu", RUNG.name, workers=1)
+    found = ladder.gathered(tmp_path / "_build" / "train" / "smoke")
+    assert list(found[ladder.NULLS]) == [RUNG.subject], "its nulls are judged all the same"
 
 
 def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, capsys):

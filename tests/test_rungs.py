@@ -31,6 +31,14 @@ def test_main_rungs_come_first_and_in_five_seeds(teacher):
     assert {f"full-k1-{name}" for name in (*rungs.SUPERVISIONS, *rungs.POLICIES)} <= others
 
 
+@pytest.mark.parametrize("teacher", rungs.TEACHERS.values())
+def test_the_autonomous_equation_is_calibrated_for_three_lengths_that_differ_in_nothing_else(teacher):
+    known = {rung.name: rung for rung in BOOK}
+    short, plain, long = (known[f"rung-{teacher}-full-k1{end}-seed0"] for end in (rungs.SHORT, "", rungs.LONG))
+    assert short.plan == plain.plan == long.plan and short.equation == plain.equation == long.equation
+    assert [one.steps("book") * 3 for one in (short, plain)] == [one.steps("book") for one in (plain, long)]
+
+
 def test_every_equation_can_be_built_and_the_autonomous_ones_keep_the_share(image):
     seen = set()
     for rung in BOOK:

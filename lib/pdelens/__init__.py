@@ -72,7 +72,6 @@ _MODULES = (
     "standings",
     "stiffness",
     "subjects",
-    "surrogates",
     "synthetic",
     "teachers",
     "temporal",

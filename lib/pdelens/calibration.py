@@ -18,7 +18,8 @@ from .optimisation import forget
 from .pde import PDE
 from .project import DataError, data_file, replace_text
 from .rungs import Rung, rungs
-from .subjects import MINILM, VALIDATION, Bank, Subject, subject
+from .subjects import ALIGNING, MINILM, VALIDATION, Bank, Subject, subject
+from .workers import device_name
 
 # How many examples a calibration may see, judges a main rung by, and any other.
 SEEN = {"smoke": 64, "book": 8000, "full": 50_000}
@@ -156,7 +157,6 @@ def _rounded(value: Any) -> Any:
 
 def made_by(rung: Rung, scale: str, device: str, plan, model: Subject, pde: PDE) -> dict[str, Any]:
     """Return what made a rung: scale, plan, equation, parameters and their share, device, versions."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     parameters = sum(value.numel() for value in pde.parameters())
     return {
         "scale": scale,
@@ -170,7 +170,7 @@ def made_by(rung: Rung, scale: str, device: str, plan, model: Subject, pde: PDE)
         "share": model.share(parameters),
         "seen": seen(rung, scale),
         "held": HELD[scale],
-        "device": name,
+        "device": device_name(device),
         "versions": {"torch": torch.__version__},
     }
 
@@ -230,14 +230,14 @@ def held(name: str, folder: Path, device: str, split: str, count: int) -> Flow:
     model = studied(name, folder, device)
     if split != "validation":
         return model.of(split, count, device)
-    whole = model.of("calibration", 256 + count, device)
-    return whole.select(slice(256, None))
+    whole = model.of("calibration", ALIGNING + count, device)
+    return whole.select(slice(ALIGNING, None))
 
 
 def _readout(model: Subject, rung: Rung):
     if rung.plan.supervision not in ("labels", "attention+states+logits"):
         return None
-    return lambda state, mask=None: model.readout(state, mask)
+    return model.readout
 
 
 def _plain(value: Any) -> Any:

@@ -57,8 +57,13 @@ def sets(kind: str, length: int, folder: Path) -> Sets:
 
 def shuffled(data: Examples, at_most: int | None = None) -> Examples:
     """Return the examples in an order that is always the same; the first so many of it."""
-    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(0))[:at_most]
+    order = fair_order(len(data.labels))[:at_most]
     return Examples(*(column[order] for column in data))
+
+
+def fair_order(count: int) -> Tensor:
+    """Return an order of so many examples that is always the same: what comes first in it is a fair sample."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 @cache

@@ -53,9 +53,7 @@ def judge(
 @torch.no_grad()
 def rolled_out(pde: PDE, reference: Flow, **how: Any) -> Flow:
     """Return the equation's Flow from the reference's embedding alone."""
-    assert reference.mask is not None
-    mask = None if bool(reference.mask.all()) else reference.mask
-    return integrate(pde, reference.states[0], mask=mask, check_steps=False, **how)
+    return integrate(pde, reference.states[0], mask=reference.mask, check_steps=False, **how)
 
 
 @torch.no_grad()
@@ -176,11 +174,10 @@ def energy_budget(pde: PDE, flow: Flow) -> dict[str, np.ndarray]:
     Sizes are root mean squares over examples, tokens and channels, at the states of the Flow.
     """
     assert flow.depths is not None and flow.mask is not None
-    mask = None if bool(flow.mask.all()) else flow.mask
     rows = []
     with torch.no_grad():
         for (start, _), state in zip(pairwise(flow.depths.tolist()), flow.states[:-1], strict=True):
-            terms = pde.frozen(start, mask)
+            terms = pde.frozen(start, flow.mask)
             rows.append([float(term(state)[flow.mask].square().mean().sqrt()) for term in terms.values()])
     sizes = np.array(rows)
     return dict(zip(pde.active(), (sizes / sizes.sum(1, keepdims=True)).T, strict=True))

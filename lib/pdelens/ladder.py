@@ -1,17 +1,13 @@
 """The ladder as a whole: every rung calibrated, the nulls beside them, what pages read of it (`data/ladder.json`)."""
 
 import json
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from . import power
@@ -21,6 +17,7 @@ from .project import DataError, data_file, replace_text, root
 from .rungs import Rung, rungs
 from .subjects import MINILM
 from .teachers import fits
+from .workers import outcomes
 
 RECORDS = "ladder.json"
 NULLS = "nulls"
@@ -43,34 +40,51 @@ def calibrate_all(
     """Calibrate what fits `only` into `_build/train/<scale>/rungs`, and judge it and its nulls; the power checks too.
 
     Complete ones are kept. `minutes` ends the run early, with checkpoints, and then False is returned.
-    `workers` processes take a rung each (one for each core on a CPU; on a GPU, which small equations do not
+    `workers` processes take a job each (one for each core on a CPU; on a GPU, which small equations do not
     fill, eight). A rung that diverges does not stop the others; `RuntimeError` names it at the end.
     """
     folder = root() / "_build" / "train" / scale
     until = None if minutes is None else time.time() + 60 * minutes
     wanted = matching(scale, only)
-    todo = [rung for rung in wanted if not is_whole(rung, scale, folder)]
+    todo: list[Rung | str] = [rung for rung in wanted if not is_whole(rung, scale, folder)]
+    checks = [kind for kind in power.KINDS if fits(f"{power.NAME}-{kind}", only.split(","))]
+    todo += [f"{power.NAME}-{kind}" for kind in checks if power.known(kind, scale, folder / FOLDER) is None]
+    nulls = [f"{NULLS}-{subject}" for subject in dict.fromkeys(rung.subject for rung in wanted)]
+    todo += [name for name in nulls if not (folder / FOLDER / f"{name}.json").exists()]
     workers = workers or (os.cpu_count() or 1 if device == "cpu" else 8)
-    failed, unfinished, began, done, total = [], 0, time.time(), 0.0, sum(rung.cost(scale) for rung in todo)
-    for rung, outcome in _outcomes(todo, workers, scale, folder, device, until):
-        done += rung.cost(scale)
+    failed, unfinished, began, done, total = [], 0, time.time(), 0.0, sum(_cost(job, scale) for job in todo)
+    for job, outcome in outcomes(
+        todo, _done, scale, folder, device, workers=workers, deadline=until, flush_denormal=True
+    ):
+        done += _cost(job, scale)
         if isinstance(outcome, RuntimeError):
             failed.append(str(outcome))
         unfinished += outcome is None
         left = (time.time() - began) / 60 * (total / done - 1)
-        tqdm.write(
-            f"{rung.name}: {_line(outcome)}; {done / total:.0%} of all, about {left:.0f} min left", file=sys.stderr
-        )
-    for kind in power.KINDS:
-        if fits(f"{power.NAME}-{kind}", only.split(",")):
-            unfinished += power.check(kind, scale, folder / FOLDER, device, until) is None
+        name = job if isinstance(job, str) else job.name
+        tqdm.write(f"{name}: {_line(outcome)}; {done / total:.0%} of all, about {left:.0f} min left", file=sys.stderr)
     if failed:
         raise RuntimeError(" ".join(failed))
-    for name in dict.fromkeys(rung.subject for rung in wanted):
-        path = folder / FOLDER / f"{NULLS}-{name}.json"
-        if not unfinished and not path.exists():
-            replace_text(path, json.dumps(judge_nulls(name, scale, folder, device)) + "\n")
     return not unfinished
+
+
+def _done(job: Rung | str, scale: str, folder: Path, device: str, until: float | None) -> dict[str, Any] | None:
+    """Do one job: calibrate a rung, check the power of it all, or judge what stands beside a subject's rungs."""
+    if isinstance(job, Rung):
+        return calibrate(job, scale, folder, device, until)
+    part, _, name = job.partition("-")
+    if part == power.NAME:
+        return power.check(name, scale, folder / FOLDER, device, until)
+    found = judge_nulls(name, scale, folder, device)
+    replace_text(folder / FOLDER / f"{job}.json", json.dumps(found) + "\n")
+    return found
+
+
+def _cost(job: Rung | str, scale: str) -> float:
+    """Return a job's cost in the unit of `Rung.cost`; nulls take about as long as a hundred thousand of them."""
+    if isinstance(job, Rung):
+        return job.cost(scale)
+    return power.cost(scale) if job.startswith(power.NAME) else 1e5
 
 
 def _line(outcome: dict[str, Any] | RuntimeError | None) -> str:
@@ -78,41 +92,10 @@ def _line(outcome: dict[str, Any] | RuntimeError | None) -> str:
         return "time is up"
     if isinstance(outcome, RuntimeError):
         return str(outcome)
+    if "judged" not in outcome:
+        return "done"
     worst = {way: min(outcome["judged"][way].get("r2", [float("nan")])) for way in ("1", "converged")}
     return f"state R2 {worst['1']:.3f} at one step a layer, {worst['converged']:.3f} converged"
-
-
-def _outcomes(
-    todo: list[Rung], workers: int, scale: str, folder: Path, device: str, until: float | None
-) -> Iterator[tuple[Rung, Any]]:
-    """Yield each rung with its record, None where time was up, or the error it ended in."""
-    if workers == 1:
-        for rung in todo:
-            yield rung, _attempt(rung, scale, folder, device, until)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_settle, initargs=(threads,)) as pool:
-        futures = {pool.submit(_attempt, rung, scale, folder, device, until): rung for rung in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _attempt(rung: Rung, scale: str, folder: Path, device: str, until: float | None):
-    if until is not None and time.time() > until:
-        return None
-    try:
-        return calibrate(rung, scale, folder, device, until)
-    except DataError:
-        raise
-    except RuntimeError as error:
-        return error
-
-
-def _settle(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def judge_nulls(name: str, scale: str, folder: Path, device: str = "cpu") -> dict[str, Any]:

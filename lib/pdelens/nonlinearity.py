@@ -53,11 +53,10 @@ def local_flow(pde: PDE, reference: Flow, **how: Any) -> Flow:
     Its state l + 1 solves the equation on [l, l + 1] from `reference.states[l]`; its attention l is read at that
     state. `how` goes to `integrate`.
     """
-    assert reference.mask is not None and reference.depths is not None
-    mask = None if bool(reference.mask.all()) else reference.mask
+    assert reference.depths is not None
     states, maps = [reference.states[0]], []
     for layer, (start, end) in enumerate(pairwise(reference.depths.tolist())):
-        flow = integrate(pde, reference.states[layer], [start, end], mask=mask, check_steps=False, **how)
+        flow = integrate(pde, reference.states[layer], [start, end], mask=reference.mask, check_steps=False, **how)
         states.append(flow.states[-1])
         maps += flow.attention[:1]
     return replace(reference, states=tuple(states), attention=tuple(maps))

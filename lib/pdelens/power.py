@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .compare import compare, state_agreement
-from .fit import fit
+from .fit import Plan, fit
 from .flow import Flow
 from .integrate import integrate
 from .judgement import WAYS
@@ -16,10 +16,12 @@ from .lattice import Grid
 from .nulls import attention_nulls
 from .optimisation import forget, generator_for
 from .pde import PDE, TransformerPDE
+from .policies import right_hand_sides
 from .project import replace_text
 from .rungs import REFINED
 from .synthetic import SyntheticTeacher, equation_teacher, layered_teacher
 from .terms import Diffusion
+from .workers import device_name
 
 NAME = "power"
 KINDS = ("equation", "layers")
@@ -38,16 +40,32 @@ def teachers() -> dict[str, SyntheticTeacher]:
     return {"equation": equation, "layers": layered_teacher(equation)}
 
 
+def planned(scale: str) -> Plan:
+    """Return how the checks of a scale calibrate: as rungs do, for longer."""
+    return replace(PLAN, steps=STEPS[scale], validate_every=max(1, STEPS[scale] // 15))
+
+
+def cost(scale: str) -> float:
+    """Return what a check costs, in the unit of `Rung.cost`: of 25 tokens and half the width."""
+    return STEPS[scale] * PLAN.batch * right_hand_sides(asdict(PLAN), 6) * 0.4
+
+
+def known(kind: str, scale: str, folder: Path) -> dict[str, Any] | None:
+    """Return a check's record where this very check was made."""
+    path = folder / f"{NAME}-{kind}.json"
+    found = json.loads(path.read_text()) if path.exists() else None
+    return found if found is not None and found["plan"] == json.loads(json.dumps(asdict(planned(scale)))) else None
+
+
 def check(kind: str, scale: str, folder: Path, device: str = "cpu", until: float | None = None) -> dict | None:
     """Calibrate the full autonomous equation to a known teacher, as every rung is; return what was found of it.
 
     Kept in `folder/power-<kind>.json`; resumable; None where `until` (as `time.time`) came first. The
     calibration starts from an independent draw, with D = 0.05 in every channel.
     """
-    path = folder / f"{NAME}-{kind}.json"
-    plan = replace(PLAN, steps=STEPS[scale], validate_every=max(1, STEPS[scale] // 15))
-    if path.exists() and json.loads(path.read_text())["plan"] == json.loads(json.dumps(asdict(plan))):
-        return json.loads(path.read_text())
+    path, plan, made = folder / f"{NAME}-{kind}.json", planned(scale), known(kind, scale, folder)
+    if made is not None:
+        return made
     folder.mkdir(parents=True, exist_ok=True)
     teacher = teachers()[kind]
     seen = teacher(generator_for(0, 10), SEEN if scale != "smoke" else 64).to(device)
@@ -62,7 +80,7 @@ def check(kind: str, scale: str, folder: Path, device: str = "cpu", until: float
         "plan": asdict(plan),
         "curve": found.record["curve"],
         "seconds": round(found.record["seconds"], 1),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "CPU",
+        "device": device_name(device),
         "versions": {"torch": torch.__version__},
         "diffusivity": diffusivity(found.pde),
         "true diffusivity": diffusivity(teacher.pde),

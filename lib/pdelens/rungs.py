@@ -1,12 +1,13 @@
 """The ladder of hypotheses: every equation that is calibrated, what it is calibrated to, and for how long."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .fit import Plan
 from .narrow import narrow_like
 from .pde import PDE, TransformerPDE
+from .policies import right_hand_sides
 from .subjects import MINILM, Subject
 from .teachers import SCALES, SEEDS
 
@@ -70,12 +71,10 @@ class Rung:
 
     def cost(self, scale: str) -> float:
         """Return what it costs to calibrate, in right-hand sides of 49 tokens: for telling how long is left."""
-        plan, parts = self.plan, 6 + len(self.plan.entry)
-        ranges = [plan.ranges[min(part, len(plan.ranges) - 1)] for part in range(parts)]
-        sides = sum((low + high) / 2 for low, high in ranges) * {"heun": 2, "rk4": 4, "strang": 3}.get(plan.method, 1)
+        sides = right_hand_sides(asdict(self.plan), 6)
         # A MiniLM example takes about 25 times as long as a picture.
         size = 25.0 if self.subject == MINILM else 0.3 if "patch7" in self.subject else 1.0
-        return self.steps(scale) * plan.batch * sides * size
+        return self.steps(scale) * self.plan.batch * sides * size
 
     def build(self, subject: Subject) -> PDE:
         """Return the equation before calibration."""
@@ -118,7 +117,9 @@ LADDER: dict[str, dict[str, Any]] = {
 }
 # Calibrated in every seed: refined, and the autonomous equation with one step a layer too.
 ONE_STEP_ENDING = "-one-step"
-SHORT = "-short"
+SHORT, LONG = "-short", "-long"
+# How many times the main rungs' steps the long ones take: whether steps are what binds.
+LENGTH = 3.0
 MAIN = ("full-k1", "full-k1-one-step", "full-k3", "no-diffusion-k1")
 SUPERVISIONS = {
     "states": "states",
@@ -140,7 +141,7 @@ CURVED = ("", "linear", "relu", "tanh")
 COMMITTED = tuple(
     f"rung-{teacher}-{family}-seed0"
     for teacher in ("image-patch4", "text-classifier")
-    for family in ("full-k1", "full-k1-one-step", "full-k3", "no-diffusion-k1")
+    for family in ("full-k1", "full-k1-one-step", "full-k3")
 )
 TEACHERS = {"image": "image-patch4", "text": "text-classifier"}
 
@@ -169,12 +170,18 @@ def rungs(scale: str) -> tuple[Rung, ...]:
             others = _sweeps(seed)
             for teacher in teachers:
                 others += [*(_main(family, teacher, seed) for family in short), *_others(teacher, seed)]
-            found += [replace(rung, share=share) for rung in others + _pretrained(seed)]
+            found += [replace(rung, share=share) for rung in others]
+    if not full:
+        found += [
+            replace(_main(f"full-k1{LONG}", f"{teacher}-seed0", 0), share=LENGTH) for teacher in TEACHERS.values()
+        ]
+    # Last, as they cost most.
+    found += [replace(rung, share=share) for seed in range(SEEDS if full else 1) for rung in _pretrained(seed)]
     return tuple(found)
 
 
 def _main(family: str, teacher: str, seed: int) -> Rung:
-    plain = family.removesuffix(SHORT)
+    plain = family.removesuffix(SHORT).removesuffix(LONG)
     equation = LADDER[plain.removesuffix(ONE_STEP_ENDING)]
     plan = ONE_STEP if plain.endswith(ONE_STEP_ENDING) else refined(teacher, equation["temporal_modes"])
     return Rung(family, teacher, seed, equation, plan)
@@ -225,6 +232,7 @@ def _pretrained(seed: int) -> list[Rung]:
     return [
         *found,
         *(Rung(f"full-k{modes}{ONE_STEP_ENDING}", MINILM, seed, _with(modes), one_step) for modes in (1, 3)),
+        Rung("full-k1-states", MINILM, seed, _with(), replace(plan, supervision="states")),
     ]
 
 

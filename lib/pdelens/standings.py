@@ -66,10 +66,9 @@ def value(about: Mapping[str, Any], way: str, measure: str) -> float:
     if measure in ("worst head", "skill"):
         if numbers.ndim < 2:
             return float("nan")
-        if measure == "worst head":
-            return float(numbers.min())
-        numbers = skill(numbers, best_null(about["made"]["subject"]))
-    return float(numbers.mean(-1).min() if numbers.ndim == 2 else numbers.min())
+        if measure == "skill":
+            numbers = skill(numbers, best_null(about["made"]["subject"]))
+    return _of_heads(numbers, measure) if numbers.ndim == 2 else float(numbers.min())
 
 
 def best_null(subject: str) -> np.ndarray:
@@ -79,7 +78,7 @@ def best_null(subject: str) -> np.ndarray:
 
 def null(subject: str, name: str) -> float:
     """Return a null's cosine, mean over heads, worst layer."""
-    return float(np.mean(ladder()[NULLS][subject]["attention"][name], axis=1).min())
+    return _of_heads(np.asarray(ladder()[NULLS][subject]["attention"][name]), "cosine")
 
 
 def state_null(subject: str) -> np.ndarray:

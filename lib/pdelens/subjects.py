@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import models, text
 from .capture import flow_of
 from .datasets import fashion_mnist, fashion_mnist_subset, movie_reviews
+from .examples import fair_order
 from .flow import Flow
 from .lattice import Chain, Grid, Lattice
 from .models import Transformer
@@ -116,7 +117,7 @@ def of_minilm(device: str = "cpu") -> Subject:
     def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
         wanted = _text_split(split)
         reviews = [review for review in movie_reviews() if text.split_of(review.text) == wanted]
-        chosen = [reviews[number] for number in _fair(len(reviews))[:count].tolist()]
+        chosen = [reviews[number] for number in fair_order(len(reviews))[:count].tolist()]
         rows = encoder.encode([text.clean(review.text) for review in chosen], PRETRAINED_TOKENS)
         return rows, torch.tensor([review.label for review in chosen])
 
@@ -137,14 +138,14 @@ def of_minilm(device: str = "cpu") -> Subject:
 
 def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
     data = fashion_mnist(True) if split == "train" else fashion_mnist_subset(split)
-    chosen = _fair(len(data.labels))[:count] if split == "train" else slice(count)
+    chosen = fair_order(len(data.labels))[:count] if split == "train" else slice(count)
     return data.images[chosen], data.labels[chosen]
 
 
 def _texts(length: int) -> Callable[[str, int | None], tuple[Inputs, Tensor]]:
     def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
         data = _windows(_text_split(split), length)
-        chosen = _fair(len(data.labels))[:count]
+        chosen = fair_order(len(data.labels))[:count]
         tokens = data.tokens[chosen]
         return {"inputs": tokens, "mask": tokens != text.PAD}, data.labels[chosen]
 
@@ -159,11 +160,6 @@ def _text_split(split: str) -> str:
 @cache
 def _windows(split: str, length: int) -> text.Windows:
     return text.windows(split, length)
-
-
-def _fair(count: int) -> Tensor:
-    """Return an order of a split that is always the same: what comes first in it is a fair sample."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from .examples import Examples, coder, digest_of, sets
 from .optimisation import forget
 from .project import DataError, root
 from .teachers import Job
+from .workers import device_name, outcomes
 
 # The most of each test set that a smoke run looks at.
 SMOKE_TESTS = 200
@@ -67,14 +67,13 @@ def train_stack(jobs: Sequence[Job], scale: str, folder: Path, device: str, dead
 
 def made_by(job: Job, scale: str, device: str) -> dict[str, Any]:
     """Return what made a weight file: scale, seed, recipe, device, versions."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     recipe = ("steps", "batch", "peak_rate", "weight_decay", "label_smoothing", "word_dropout", "shift", "examples")
     return {
         "scale": scale,
         "seed": job.seed,
         **{setting: getattr(job, setting) for setting in recipe},
         "random_labels": job.random_labels,
-        "device": name,
+        "device": device_name(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 
@@ -125,13 +124,13 @@ def train_all(
     deadline = None if minutes is None else time.time() + 60 * minutes
     began, total = time.time(), sum(map(_cost, todo))
     cost, failed, unfinished = 0.0, [], 0
-    for part, lines in _trained(todo, workers, scale, folder, device, deadline):
+    for part, lines in outcomes(todo, train_stack, scale, folder, device, workers=workers, deadline=deadline):
         cost += _cost(part)
         left = (time.time() - began) / 60 * (total / cost - 1)
         if isinstance(lines, RuntimeError):
             failed.append(str(lines))
         unfinished += not lines
-        for line in [] if isinstance(lines, RuntimeError) else lines:
+        for line in lines if isinstance(lines, list) else []:
             tqdm.write(f"{line}; {cost / total:.0%} of all, about {left:.0f} min left", file=sys.stderr)
     if failed:
         raise RuntimeError(" ".join(failed))
@@ -157,40 +156,6 @@ def _is_whole(path: Path, job: Job, scale: str) -> bool:
 
 def _cost(jobs: Sequence[Job]) -> float:
     return sum(float(job.steps * job.batch * job.configuration.flops) for job in jobs)
-
-
-def _trained(todo, workers: int, scale: str, folder: Path, device: str, deadline: float | None):
-    """Yield each stack with its lines, or with the `RuntimeError` it ended in, as they finish."""
-    if workers == 1:
-        for part in todo:
-            if deadline is None or time.time() < deadline:
-                yield part, _attempt(part, scale, folder, device, deadline)
-            else:
-                yield part, []
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_settle, initargs=(threads,)
-    ) as pool:
-        futures = {pool.submit(_attempt, part, scale, folder, device, deadline): part for part in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _attempt(jobs: Sequence[Job], scale: str, folder: Path, device: str, deadline: float | None):
-    if deadline is not None and time.time() > deadline:
-        return []
-    try:
-        return train_stack(jobs, scale, folder, device, deadline)
-    except DataError:
-        raise
-    except RuntimeError as error:
-        return error
-
-
-def _settle(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _others(scale: str) -> list[str]:
