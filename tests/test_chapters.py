@@ -1,6 +1,7 @@
 """The pipeline: what runs, what doesn't, and what a failing chapter leaves behind."""
 
 import json
+import os
 import shutil
 
 import nbformat
@@ -125,11 +126,14 @@ def test_changed_prose_is_brought_over_without_running(small, capsys, old, new):
     assert new in small.notebook.read_text() and small.outputs() == outputs
 
 
-def test_changed_code_runs(small, capsys):
+def test_changed_code_runs(small, capsys, monkeypatch):
+    monkeypatch.setenv("PDELENS_REPLAY", "1")
+    before = dict(os.environ)
     small.change("It is", "It was")
     said(capsys)
     chapters.main([])
     assert "done" in said(capsys) and "It was 2.5" in small.outputs()[0]["text"]
+    assert dict(os.environ) == before, "a replay later in this process is still one"
 
 
 def test_only_modules_that_the_chapter_reaches_count(small):

@@ -18,6 +18,7 @@ import time
 import tokenize
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jupytext
 import nbformat
@@ -150,16 +151,17 @@ def execute(path: Path, parameters: dict[str, Any], work: Path) -> nbformat.Note
     nbformat.write(read_source(path), given)
     folder = notebook_path(path.stem).parent
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["PDELENS_RESULTS"] = str(work)
-    os.environ.pop("PDELENS_REPLAY", None)
-    papermill.execute_notebook(
-        str(given),
-        str(made),
-        parameters=parameters,
-        cwd=str(folder),
-        progress_bar=True,
-        kernel_name="python3",
-    )
+    # For the kernel alone: whoever replays chapters in this process later must find its own settings.
+    with patch.dict(os.environ, PDELENS_RESULTS=str(work)):
+        os.environ.pop("PDELENS_REPLAY", None)
+        papermill.execute_notebook(
+            str(given),
+            str(made),
+            parameters=parameters,
+            cwd=str(folder),
+            progress_bar=True,
+            kernel_name="python3",
+        )
     notebook = nbformat.read(made, as_version=4)
     steady = read_source(path)
     if not parameters:
