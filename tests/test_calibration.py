@@ -120,6 +120,17 @@ def test_the_ladder_is_run_gathered_and_its_nulls_stand_beside_it(tmp_path, monk
     assert kept["rungs"] == {"old": 1}
 
 
+def test_records_are_written_a_line_for_each_rung_and_to_five_digits(tmp_path):
+    about = {"made": {"curve": [[120, 1.3700851202011108]], "equation": "∂u/∂t"}, "judged": {"r2": [-295.66712, 0.5]}}
+    ladder.write(tmp_path / "x.json", {"rungs": {"b": about, "a": {"share": 1 / 3, "whole": True}}, "nulls": {}})
+    text = (tmp_path / "x.json").read_text()
+    assert ladder.known(tmp_path / "x.json")["rungs"] == {
+        "a": {"share": 0.33333, "whole": True},
+        "b": {"made": {"curve": [[120, 1.3701]], "equation": "∂u/∂t"}, "judged": {"r2": [-295.67, 0.5]}},
+    }
+    assert [line[:6] for line in text.splitlines()[2:4]] == ['  "a":', '  "b":']
+
+
 def test_the_ladder_stops_at_its_time_and_names_what_diverged(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "root", lambda: tmp_path)
     assert not ladder.calibrate_all("smoke", "cpu", RUNG.name, minutes=0.0, workers=1)
@@ -156,7 +167,8 @@ def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, ca
     ladder.ladder.cache_clear()
     found = ladder.ladder()["rungs"]
     ladder.ladder.cache_clear()
-    assert sorted(found) == sorted([RUNG.name, other.name]) and found[RUNG.name] == json.loads(json.dumps(record))
+    assert sorted(found) == sorted([RUNG.name, other.name])
+    assert found[RUNG.name] == ladder.rounded(json.loads(json.dumps(record)))
     pde, made = calibration.load(RUNG.name)
     model = calibration.studied(RUNG.subject, folder, "cpu")
     assert made["plan"]["steps"] == rungs.STEPS["smoke"]

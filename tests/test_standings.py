@@ -36,11 +36,18 @@ def test_headlines_are_the_worst_layer_of_the_mean_over_heads():
     assert standings.value(first, "1", "cosine") == pytest.approx(0.9), "a way that keeps means over heads"
     # Best nulls: .5 .6 / .6 .6, so skills .8 .25 / 1 .5.
     assert standings.value(first, "converged", "skill") == pytest.approx(0.525)
+    assert standings.value(first, "converged", "median skill") == pytest.approx(0.65)
 
 
 def test_what_is_not_known_is_nan_and_unknown_measures_are_named():
     first = standings.found("image", "full")[0]
-    for way, measure in (("16", "cosine"), ("1", "worst head"), ("1", "skill"), ("converged", "cka")):
+    for way, measure in (
+        ("16", "cosine"),
+        ("1", "worst head"),
+        ("1", "skill"),
+        ("1", "median skill"),
+        ("converged", "cka"),
+    ):
         assert np.isnan(standings.value(first, way, measure))
     with pytest.raises(ValueError, match="measure 'kappa' was given"):
         standings.value(first, "converged", "kappa")

@@ -39,6 +39,8 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
     path = folder / FOLDER / f"{rung.name}.json"
     if is_whole(rung, scale, folder):
         return json.loads(path.read_text())
+    if path.exists():
+        print(f"{path} was made by another plan: calibrating it again.", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = studied(rung.subject, folder, device)
     bank = banked(rung.subject, folder, device, seen(rung, scale))
@@ -76,15 +78,12 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
 
 
 def is_whole(rung: Rung, scale: str, folder: Path) -> bool:
-    """Say whether this very rung's record is there; one of another plan is named, and made again."""
+    """Say whether this very rung's record is there: of this scale and this plan."""
     path = folder / FOLDER / f"{rung.name}.json"
     if not path.exists():
         return False
     made = json.loads(path.read_text())["made"]
-    if made["scale"] == scale and made["plan"] == _plain(asdict(planned(rung, scale))):
-        return True
-    print(f"{path} was made by another plan: calibrating it again.", file=sys.stderr)
-    return False
+    return bool(made["scale"] == scale and made["plan"] == _plain(asdict(planned(rung, scale))))
 
 
 def seen(rung: Rung, scale: str) -> int:

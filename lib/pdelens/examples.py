@@ -80,6 +80,6 @@ def coder(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     if not path.exists():
         draft = path.with_suffix(".draft")
-        text.train_reviews_tokenizer().save(str(draft))
+        text.train_reviews_tokenizer().save(str(draft), pretty=False)
         draft.replace(path)
     return Tokenizer.from_file(str(path))

@@ -129,14 +129,31 @@ def known(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Write records with one line for each rung, so that a change of one is a change of one line."""
+    """Write records with one line for each rung, so that a change of one is a change of one line.
+
+    Numbers keep five significant digits, more than any of them is good for over seeds: the file holds the learning
+    curves and the profiles of two hundred calibrations, and is fetched with every clone.
+    """
     parts = [
-        f" {json.dumps(part)}: {{\n"
-        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(about)}" for name, about in sorted(whole.items()))
+        f" {_dense(part)}: {{\n"
+        + ",\n".join(f"  {_dense(name)}: {_dense(about)}" for name, about in sorted(whole.items()))
         + "}"
         for part, whole in found.items()
     ]
     replace_text(path, "{\n" + ",\n".join(parts) + "}\n")
+
+
+def _dense(value: Any) -> str:
+    return json.dumps(rounded(value), separators=(",", ":"))
+
+
+def rounded(value: Any) -> Any:
+    """Return records with their numbers as `write` keeps them."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 @cache

@@ -17,6 +17,7 @@ MEASURES = (
     "centred cosine",
     "head mean",
     "skill",
+    "median skill",
     "r2",
     "r2, worst decile",
     "cka",
@@ -24,6 +25,8 @@ MEASURES = (
     "accuracy",
     "read",
 )
+# Those that need the cosine of every head.
+OF_HEADS = ("worst head", "skill", "median skill")
 
 
 class Standing(NamedTuple):
@@ -53,21 +56,24 @@ def value(about: Mapping[str, Any], way: str, measure: str) -> float:
     """Return one number of a record: mean over heads (and examples), then the worst layer or depth.
 
     `worst head` is the smallest over layers and heads; `skill` is against the best null of each layer and
-    head. nan where the solution diverged, where the equation has no attention, or where the way keeps no
-    single heads.
+    head. A head that has one map for all inputs leaves its null hardly a shortfall to divide by, so beside
+    the worst layer's mean stands the `median skill` over layers and heads. nan where the solution diverged,
+    where the equation has no attention, or where the way keeps no single heads.
     """
     judged = about["judged"][way]
-    key = {"worst head": "cosine", "skill": "cosine"}.get(measure, measure)
+    key = "cosine" if measure in OF_HEADS else measure
     if measure not in MEASURES:
         raise ValueError(f"measure {measure!r} was given: choose from {', '.join(MEASURES)}.")
     if key not in judged:
         return float("nan")
     numbers = np.asarray(judged[key], dtype=float)
-    if measure in ("worst head", "skill"):
+    if measure in OF_HEADS:
         if numbers.ndim < 2:
             return float("nan")
-        if measure == "skill":
+        if measure != "worst head":
             numbers = skill(numbers, best_null(about["made"]["subject"]))
+        if measure == "median skill":
+            return float(np.median(numbers))
     return _of_heads(numbers, measure) if numbers.ndim == 2 else float(numbers.min())
 
 
