@@ -63,6 +63,13 @@ def test_families_are_told_apart_and_seeds_give_intervals():
     assert paired.seeds == pytest.approx((-0.1,)) and str(standings.standing("image", "nothing")) == "–"
 
 
+def test_a_standing_is_shown_to_the_digits_that_it_is_good_for():
+    assert str(standings.over_seeds([0.5, 0.7])) == "0.600 ± 1.271"
+    assert str(standings.over_seeds([0.8441])) == "0.844"
+    assert str(standings.over_seeds([-10.0, -11.0])) == "-10.5 ± 6.4"
+    assert str(standings.over_seeds([-1000.0, -1830.0])) == "-1415 ± 5273"
+
+
 def test_nulls_by_name_and_the_best_of_each_head():
     assert standings.null("image-seed0", "mean map") == pytest.approx(0.5)
     assert standings.best_null("image-seed0").tolist() == [[0.5, 0.6], [0.6, 0.6]]

@@ -147,7 +147,8 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
     """Show a numbered, captioned table; the cell needs `mystnb: {markdown_format: myst}`.
 
     Cells are texts, already formatted from recorded numbers. The first column is set to the left,
-    the others to the right. A label `name` makes it `{numref}`-able.
+    the others to the right; where a narrow column breaks a line, "±" stays with its number. A label `name`
+    makes it `{numref}`-able.
     """
     from IPython.display import Markdown, display
 
@@ -156,7 +157,7 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
         raise ValueError(f"row {wrong[0]!r} has {len(wrong[0])} cells for {len(columns)} columns.")
     lines = [f":::{{table}} {caption}", f":name: {name}", ":align: left", ""]
     lines += ["| " + " | ".join(columns) + " |", "|:---" + "|---:" * (len(columns) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["| " + " | ".join(row).replace("± ", "±\u00a0") + " |" for row in rows]
     display(Markdown("\n".join([*lines, ":::"])))
 
 

@@ -37,12 +37,17 @@ class Standing(NamedTuple):
     seeds: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Return the mean with the interval's half width, or the one seed's value."""
+        """Return the mean with the interval's half width, or the one seed's value.
+
+        Three digits after the point, fewer from ten on.
+        """
         if not self.seeds or not np.isfinite(self.mean):
             return "–"
-        if self.interval is None:
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ± {(self.interval[1] - self.interval[0]) / 2:.3f}"
+        half = 0.0 if self.interval is None else (self.interval[1] - self.interval[0]) / 2
+        size = max(abs(self.mean), half)
+        digits = 3 if size < 10 else 1 if size < 100 else 0
+        mean = f"{self.mean:.{digits}f}"
+        return mean if self.interval is None else f"{mean} ± {half:.{digits}f}"
 
 
 def found(teacher: str, family: str) -> dict[int, dict[str, Any]]:
