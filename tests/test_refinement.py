@@ -32,6 +32,17 @@ def test_curves_follow_the_ways_of_stepping_over_seeds():
     assert np.isnan(refinement.curve("image", "nothing").mean).all()
 
 
+def test_an_interval_wider_than_the_panel_hides_nothing():
+    _, axes = plt.subplots()
+    mean = np.array([0.9, 0.5, -0.5, -3.0, 0.1, 0.8])
+    half = np.array([0.1, 0.1, 5.0, 0.1, np.nan, 0.1])
+    refinement.draw(axes, {"a field": (refinement.Curve(mean, mean - half, mean + half), {})}, floor=-1.0)
+    bars, band = axes.collections
+    assert [line[0, 0] for line in bars.get_segments()] == [0, 1, 5]
+    assert {vertex[0] for path in band.get_paths() for vertex in path.vertices} <= {0.0, 1.0, 5.0}
+    plt.close("all")
+
+
 def test_what_lies_below_the_floor_is_drawn_there():
     _, axes = plt.subplots()
     found = refinement.alone([0.9, 0.5, -0.5, -3.0, 0.1, np.nan])

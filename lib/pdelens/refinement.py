@@ -10,6 +10,7 @@ from .judgement import WAYS
 from .standings import standing
 
 LABELS = tuple("∞" if way == "converged" else way for way in WAYS)
+TOP = 1.03  # where the panels end: a perfect agreement has its marker
 
 
 class Curve(NamedTuple):
@@ -38,9 +39,10 @@ def alone(values: Sequence[float]) -> Curve:
 
 
 def draw(axes: Axes, curves: Mapping[str, tuple[Curve, Mapping]], floor: float = 0.0) -> None:
-    """Draw named curves, each with its line's style, over the sub-steps; intervals as bands.
+    """Draw named curves, each with its line's style, over the sub-steps; intervals as bars, joined by bands.
 
     What lies below `floor` is drawn there as a triangle, so that one field's ruin does not flatten the others.
+    Nor does it hide them: an interval that is wider than the panel, or of a mean below it, is not drawn.
     """
     places = np.arange(len(LABELS))
     for name, (found, style) in curves.items():
@@ -48,12 +50,15 @@ def draw(axes: Axes, curves: Mapping[str, tuple[Curve, Mapping]], floor: float =
         settings = {"marker": "o", "markersize": 3.5, "linewidth": 1.5} | dict(style)
         (line,) = axes.plot(places, shown, label=name, **settings)
         colour = line.get_color()
+        fits = (found.high - found.low < TOP - floor) & (found.mean >= floor)
         # Empty or blank artists have no extent, and would leave the figure's layout unsolved.
-        if np.isfinite(found.low).any():
-            ends = np.maximum([found.low, found.high], floor)
-            axes.fill_between(places, *ends, color=colour, alpha=0.18, linewidth=0)
+        if fits.any():
+            low, high = np.maximum([found.low, found.high], floor)
+            axes.vlines(places[fits], low[fits], high[fits], color=colour, linewidth=1)
+        if (fits[1:] & fits[:-1]).any():
+            axes.fill_between(places, low, high, where=fits, color=colour, alpha=0.18, linewidth=0)
         under = found.mean < floor
         if under.any():
             axes.plot(places[under], shown[under], "v", color=colour, markersize=7, clip_on=False)
     axes.set_xticks(places, LABELS)
-    axes.set(xlabel="Lie sub-steps a layer", ylim=(floor, 1.03))
+    axes.set(xlabel="Lie sub-steps a layer", ylim=(floor, TOP))
