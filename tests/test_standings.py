@@ -58,7 +58,8 @@ def test_families_are_told_apart_and_seeds_give_intervals():
     both = standings.standing("image", "full", "r2")
     assert both.seeds == pytest.approx((0.6, 0.7)) and both.interval is not None
     assert both.interval[0] < 0.6 < both.mean < 0.7 < both.interval[1]
-    assert standings.standing("image", "full-no-d", "r2").interval is None
+    alone = standings.standing("image", "full-no-d", "r2")
+    assert alone.interval is None and alone.low == alone.mean and both.low == both.interval[0]
     paired = standings.difference("image", "full", "full-no-d", "r2")
     assert paired.seeds == pytest.approx((-0.1,)) and str(standings.standing("image", "nothing")) == "–"
 
@@ -79,6 +80,7 @@ def test_states_are_measured_against_the_best_rolled_out_null_of_each_depth(monk
     states = {"affine, one step": [0.99, 0.99], "affine, rolled out": [0.5, -0.2], "mean state": [0.0, 0.0]}
     monkeypatch.setattr(standings, "ladder", lambda: {"nulls": {"image-seed0": {"states": states}}})
     assert standings.state_null("image-seed0") == pytest.approx([0.5, 0.0])
+    assert standings.state_null_standing("image").seeds == pytest.approx((0.0,))
     about = {"made": {"subject": "image-seed0"}, "judged": {"converged": {"r2": [0.9, 0.7]}, "1": {"diverged": "at 3"}}}
     # Skills .8 and .7.
     assert standings.state_skill(about) == pytest.approx(0.7)

@@ -52,8 +52,8 @@ def draw(axes: Axes, curves: Mapping[str, tuple[Curve, Mapping]], floor: float =
         colour = line.get_color()
         fits = (found.high - found.low < TOP - floor) & (found.mean >= floor)
         # Empty or blank artists have no extent, and would leave the figure's layout unsolved.
+        low, high = np.maximum([found.low, found.high], floor)
         if fits.any():
-            low, high = np.maximum([found.low, found.high], floor)
             axes.vlines(places[fits], low[fits], high[fits], color=colour, linewidth=1)
         if (fits[1:] & fits[:-1]).any():
             axes.fill_between(places, low, high, where=fits, color=colour, alpha=0.18, linewidth=0)

@@ -36,6 +36,11 @@ class Standing(NamedTuple):
     interval: tuple[float, float] | None
     seeds: tuple[float, ...]
 
+    @property
+    def low(self) -> float:
+        """The interval's lower end, or the one seed's value: what verdicts and goals read."""
+        return self.mean if self.interval is None else self.interval[0]
+
     def __str__(self) -> str:
         """Return the mean with the interval's half width, or the one seed's value.
 
@@ -77,8 +82,6 @@ def value(about: Mapping[str, Any], way: str, measure: str) -> float:
             return float("nan")
         if measure != "worst head":
             numbers = skill(numbers, best_null(about["made"]["subject"]))
-        if measure == "median skill":
-            return float(np.median(numbers))
     return _of_heads(numbers, measure) if numbers.ndim == 2 else float(numbers.min())
 
 
@@ -131,25 +134,32 @@ def null_standing(teacher: str, name: str, measure: str = "cosine") -> Standing:
     """
     chosen = [
         best_null(subject) if name == "best" else np.asarray(about["attention"][name])
-        for subject, about in _subjects(teacher).items()
+        for subject, about in null_records(teacher).items()
     ]
     return over_seeds([_of_heads(numbers, measure) for numbers in chosen])
+
+
+def state_null_standing(teacher: str) -> Standing:
+    """Return the R2 of the best state null that sees the embedding alone, worst depth, over the same seeds."""
+    return over_seeds([float(state_null(subject).min()) for subject in null_records(teacher)])
 
 
 def ceiling(teacher: str, measure: str = "cosine") -> Standing:
     """Return what another seed's teacher reaches, by `cosine`, `worst head` or `centred cosine`."""
     key = measure.replace("worst head", "cosine")
-    rows = [about["ceiling"][key] for about in _subjects(teacher).values() if "ceiling" in about]
+    rows = [about["ceiling"][key] for about in null_records(teacher).values() if "ceiling" in about]
     return over_seeds([_of_heads(np.asarray(numbers), measure) for numbers in rows])
 
 
-def _subjects(teacher: str) -> dict[str, dict[str, Any]]:
+def null_records(teacher: str) -> dict[str, dict[str, Any]]:
     """Return what is known of the nulls of a teacher's seeds; a subject without seeds is its own."""
     rows = ladder()[NULLS]
     return {name: rows[name] for name in sorted(rows) if name == teacher or name[:-1] == f"{teacher}-seed"}
 
 
 def _of_heads(numbers: np.ndarray, measure: str) -> float:
+    if measure == "median skill":
+        return float(np.median(numbers))
     return float(numbers.min() if measure == "worst head" else numbers.mean(-1).min())
 
 
