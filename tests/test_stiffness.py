@@ -250,6 +250,7 @@ def test_local_errors_of_a_linear_field_are_the_exponentials():
         torch.testing.assert_close(
             found.displacement[layer], (solved - state).flatten(1).norm(dim=1), rtol=1e-6, atol=0
         )
+        torch.testing.assert_close(found.solved[layer], solved, rtol=1e-7, atol=1e-9)
     assert torch.equal(found.relative, found.error / found.displacement)
 
 

@@ -82,6 +82,35 @@ def test_no_review_is_in_two_splits(coder, monkeypatch):
         assert bool(windows.mask[:, 0].all())
 
 
+def test_windows_are_cut_once_and_again_where_something_changed(coder, monkeypatch, tmp_path):
+    monkeypatch.setenv("PDELENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(text, "fetch", lambda package: tmp_path / "reviews")
+    monkeypatch.setattr(text, "tokenizer", lambda: coder)
+    asked = []
+    monkeypatch.setattr(text, "movie_reviews", lambda: asked.append(1) or REVIEWS)
+    (tmp_path / "reviews").write_text("one state of the reviews")
+    split = text.split_of(REVIEWS[2].text)
+    first, again = text.windows(split, 16), text.windows(split, 16)
+    assert len(asked) == 1 and len(first.tokens) > 1
+    for ours, kept, cut in zip(first, again, text.windows(split, 16, coder=coder), strict=True):
+        assert torch.equal(ours, kept) and ours.dtype == kept.dtype and torch.equal(ours, cut)
+    asked.clear()
+    (kept,) = tmp_path.glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:-8])
+    assert torch.equal(text.windows(split, 16).tokens, first.tokens) and len(asked) == 1
+    (tmp_path / "reviews").write_text("another state")
+    text.windows(split, 16)
+    assert len(asked) == 2 and {path.name for path in tmp_path.iterdir()} == {"reviews", kept.name}
+
+
+def test_words_beyond_the_last_window_change_nothing(coder):
+    endless = [review._replace(text=f"{review.text} {'é ﬁńe ' * 400}") for review in REVIEWS]
+    whole = [coder.encode(text.clean(review.text)).ids for review in endless]
+    found = text.cut(endless, coder, length=8, limit=2)
+    for number, ids in enumerate(whole):
+        assert found.tokens[found.reviews == number].flatten().tolist() == ids[:16]
+
+
 def test_bag_of_words_finds_the_telling_word():
     told = ["good film here", "bad film here"] * 20
     named = baselines.tfidf(told, torch.tensor([1, 0] * 20), ["a good one", "a bad one"])

@@ -211,9 +211,13 @@ def rung_named(name: str, scale: str = "book") -> Rung:
     raise ValueError(f"no rung is called {name!r}: see pdelens.rungs.rungs({scale!r}).")
 
 
+def studied(name: str, folder: Path | None = None, device: str = "cpu") -> Subject:
+    """Return a subject, kept: who asks again gets the same one (`subjects.subject` gives a fresh one)."""
+    return _studied(name, folder, device)
+
+
 @lru_cache(maxsize=4)
-def studied(name: str, folder: Path | None, device: str) -> Subject:
-    """Return a subject, kept."""
+def _studied(name: str, folder: Path | None, device: str) -> Subject:
     return subject(name, folder, device)
 
 

@@ -208,8 +208,10 @@ def _states(flow: Flow, reference: Flow, calibration: Flow | None) -> dict[str, 
     return state_agreement(flow.states, reference, calibration)
 
 
-def state_agreement(states: Sequence[Tensor], reference: Flow, calibration: Flow) -> dict[str, np.ndarray]:
-    """Return per depth 1 ... L: `r2` (mean over channels), `r2, worst decile`, and `cka`.
+def state_agreement(
+    states: Sequence[Tensor], reference: Flow, calibration: Flow, *, cka: bool = True
+) -> dict[str, np.ndarray]:
+    """Return per depth 1 ... L: `r2` (mean over channels), `r2, worst decile`, and `cka` (half the cost) if wanted.
 
     R2 is about the calibration split's mean per depth, token and channel. `cka` (debiased, linear,
     a sample is one token of one example, centred on that mean) is left out where there are fewer
@@ -218,13 +220,13 @@ def state_agreement(states: Sequence[Tensor], reference: Flow, calibration: Flow
     """
     assert reference.mask is not None
     keep = reference.mask
-    r2, worst, cka = [], [], []
+    r2, worst, aligned = [], [], []
     for ours, theirs, mean in list(zip(states, reference.states, mean_states(calibration), strict=True))[1:]:
         spread = (theirs - mean)[keep].square().mean(0)
         channels = agreement.state_r2(ours, theirs, mean, keep)[spread > 1e-6 * spread.mean()]
         r2.append(float(channels.mean()))
         worst.append(float(channels.quantile(0.1)))
-        if int(keep.sum()) >= 20 * theirs.shape[-1]:
-            cka.append(agreement.linear_cka((ours - mean)[keep], (theirs - mean)[keep]))
+        if cka and int(keep.sum()) >= 20 * theirs.shape[-1]:
+            aligned.append(agreement.linear_cka((ours - mean)[keep], (theirs - mean)[keep]))
     found = {"r2": np.array(r2), "r2, worst decile": np.array(worst)}
-    return found | ({"cka": np.array(cka)} if cka else {})
+    return found | ({"cka": np.array(aligned)} if aligned else {})

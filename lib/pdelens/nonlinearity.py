@@ -42,8 +42,8 @@ def non_affinity(reference: Flow, calibration: Flow, neighbours: bool = False) -
         coefficients = _solved(_rows(_with_one(before), calibration), _rows(calibration.states[layer + 1], calibration))
         guesses.append((_with_one(after).double() @ coefficients).to(after.dtype))
     steps = [guess - before for guess, before in zip(guesses[1:], reference.states, strict=False)]
-    added = state_agreement([guesses[0], *steps], _steps(reference), _steps(calibration))
-    return NonAffinity(1 - state_agreement(guesses, reference, calibration)["r2"], 1 - added["r2"])
+    added = state_agreement([guesses[0], *steps], _steps(reference), _steps(calibration), cka=False)
+    return NonAffinity(1 - state_agreement(guesses, reference, calibration, cka=False)["r2"], 1 - added["r2"])
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ null is one state a depth.
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .agreement import centred_cosine
 from .flow import Flow
 
 Maps = tuple[Tensor, ...]
@@ -137,10 +137,10 @@ def align_heads(calibration: Flow) -> list[Tensor]:
 def _assignment(ours: Tensor, theirs: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
+    # `agreement.centred_cosine` of every pair at once, as one product.
     middle = theirs.mean((0, 1), keepdim=True)
-    scores = torch.stack(
-        [centred_cosine(ours, theirs[:, head : head + 1], middle).mean(0) for head in range(theirs.shape[1])]
-    )  # (their heads, our heads)
+    ours, theirs = (F.normalize((maps - middle).flatten(2), dim=-1) for maps in (ours, theirs))
+    scores = (theirs @ ours.transpose(1, 2)).mean(0)  # (their heads, our heads)
     _, order = linear_sum_assignment(-scores.cpu().double().numpy())
     return torch.as_tensor(order)
 

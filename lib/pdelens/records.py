@@ -269,9 +269,9 @@ def _write(chapter: Chapter, entries: dict[str, dict[str, Any]]) -> None:
 
 
 def _machine(chapter: Chapter) -> dict[str, str]:
-    gpu = chapter.device.startswith("cuda")
+    gpu, threads = chapter.device.startswith("cuda"), torch.get_num_threads()
     return {
-        "device": torch.cuda.get_device_name() if gpu else f"CPU ({torch.get_num_threads()} threads)",
+        "device": torch.cuda.get_device_name() if gpu else f"CPU ({threads} thread{'s' * (threads != 1)})",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -124,10 +124,12 @@ class LocalErrors:
     """One step a layer against the equation's solution, from the same states: (layers, examples) each.
 
     `error` is `|Phi(u) - phi(u)|`, `displacement` is `|phi(u) - u|`: Frobenius norms over real tokens.
+    `solved` are the solutions themselves, one (examples, tokens, width) a layer.
     """
 
     error: Tensor
     displacement: Tensor
+    solved: tuple[Tensor, ...]
 
     @property
     def relative(self) -> Tensor:
@@ -204,7 +206,7 @@ def local_errors(
     proved bound are made, as their error is what is measured. Raises `DivergenceError` where no solution
     is found. Cost: one adaptive solve of one unit a layer.
     """
-    errors, moves = [], []
+    errors, moves, ends = [], [], []
     assert flow.mask is not None
     times = _times(pde, flow)
     for a, b, u in zip(times[:-1], times[1:], flow.states[:-1], strict=True):
@@ -213,7 +215,8 @@ def local_errors(
         keep = flow.mask[..., None].to(u.dtype)
         errors.append(((stepped - solved) * keep).flatten(1).norm(dim=1))
         moves.append(((solved - u) * keep).flatten(1).norm(dim=1))
-    return LocalErrors(torch.stack(errors), torch.stack(moves))
+        ends.append(solved)
+    return LocalErrors(torch.stack(errors), torch.stack(moves), tuple(ends))
 
 
 def error_growth(errors: Tensor, lipschitz: Tensor) -> tuple[float, float]:
