@@ -19,7 +19,7 @@ def few_pictures(monkeypatch):
     """Give the committed calibration pictures in place of the training set, and two ways of stepping."""
     monkeypatch.setattr(subjects, "fashion_mnist", lambda train: datasets.fashion_mnist_subset("calibration"))
     monkeypatch.setattr(calibration, "WAYS", {name: calibration.WAYS[name] for name in ("1", "converged")})
-    for kept in (calibration.studied, calibration.banked, calibration.held):
+    for kept in (calibration._studied, calibration.banked, calibration.held):
         kept.cache_clear()
     yield
     calibration.banked.cache_clear()

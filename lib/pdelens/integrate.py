@@ -6,7 +6,7 @@ Transformer's layers do; `dopri5` chooses its own steps (torchdiffeq).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -103,17 +103,13 @@ def solve(
 
     For loops that have checked their input once (calibration). Raises `DivergenceError`.
     """
-    state, frozen = pde.encode(u0), _Frozen(pde, mask)
+    state, frozen = pde.encode(u0, times[0]), _Frozen(pde, mask)
     states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
-    for number, (start, end) in enumerate(pairwise(times)):
-        before, here = state, how.at(number)
-        for a, b in segments(pde, start, end):
-            if how.method == "dopri5":
-                state = _adaptive(frozen, state, a, b, how.rtol, how.atol)
-            else:
-                state = _fixed(frozen, state, a, b, here)
-        if not finite(state):
-            raise DivergenceError(_blame(frozen, before, start, end, here))
+    path = (_adaptive if how.method == "dopri5" else _stepped)(frozen, state, times, how)
+    for number, ((start, end), after) in enumerate(zip(pairwise(times), path, strict=True)):
+        if not finite(after):
+            raise DivergenceError(_blame(frozen, state, start, end, how.at(number)))
+        state = after
         states.append(pde.decode(end, state))
         if end != times[-1]:
             maps.append(pde.attention(end, state, mask))
@@ -171,6 +167,14 @@ def _clip(pde: PDE, a: float, b: float) -> Callable[[float], float]:
     """Keep evaluation times inside [a, b) where coefficients jump at b: no step's end reads the next piece's."""
     last = b - 1e-7 * (b - a) if any(abs(b - t) < 1e-9 for t in pde.breakpoints()) else b
     return lambda t: min(t, last)
+
+
+def _stepped(frozen: _Frozen, state: Tensor, times: Sequence[float], how: Steps) -> Iterator[Tensor]:
+    """Yield the state at each of the times but the first, by equal steps between them and the coefficients' jumps."""
+    for number, (start, end) in enumerate(pairwise(times)):
+        for a, b in segments(frozen.pde, start, end):
+            state = _fixed(frozen, state, a, b, how.at(number))
+        yield state
 
 
 def _fixed(frozen: _Frozen, state: Tensor, a: float, b: float, how: Steps, watch=None) -> Tensor:
@@ -242,20 +246,46 @@ def _retracted(pde: PDE, u: Tensor) -> Tensor:
     return u if pde.constraint is None else pde.constraint.retract(u)
 
 
-def _adaptive(frozen: _Frozen, state: Tensor, a: float, b: float, rtol: float, atol: float) -> Tensor:
+def _adaptive(frozen: _Frozen, state: Tensor, times: Sequence[float], how: Steps) -> Iterator[Tensor]:
+    """Yield the solution at each of the times but the first, solved in one go between the coefficients' jumps.
+
+    A fresh start at each of the times would cost a quarter more: it has to feel its way to the step again. Where
+    there is a constraint each is one, so that the state is back on it.
+    """
     from torchdiffeq import odeint
 
-    at = _clip(frozen.pde, a, b)
-    times = torch.tensor([a, b], dtype=torch.float64, device=state.device)
-    try:
-        found = odeint(
-            lambda t, u: frozen.rhs(at(float(t.detach())), u), state, times, rtol=rtol, atol=atol, method="dopri5"
-        )
-    except AssertionError as error:
-        raise DivergenceError(
-            f"dopri5 found no step between t = {a:g} and {b:g} ({error}): the equation is too stiff for rtol {rtol:g}."
-        ) from error
-    return _retracted(frozen.pde, found[-1])  # type: ignore[index]
+    for piece in _pieces(frozen.pde, times):
+        at, reached = _clip(frozen.pde, piece[0], piece[-1]), piece[0]
+
+        def rhs(t: Tensor, u: Tensor, at=at) -> Tensor:
+            nonlocal reached
+            reached = at(float(t.detach()))
+            return frozen.rhs(reached, u)
+
+        places = torch.tensor(piece, dtype=torch.float64, device=state.device)
+        try:
+            found = odeint(rhs, state, places, rtol=how.rtol, atol=how.atol, method="dopri5")
+        except AssertionError as error:
+            raise DivergenceError(
+                f"dopri5 found no step beyond t = {reached:g}, on the way to {piece[-1]:g} ({error}): "
+                f"the equation is too stiff for rtol {how.rtol:g}."
+            ) from error
+        for t, state in zip(piece[1:], found[1:], strict=True):  # type: ignore[index]
+            state = _retracted(frozen.pde, state)
+            if t in times:
+                yield state
+
+
+def _pieces(pde: PDE, times: Sequence[float]) -> Iterator[list[float]]:
+    """Cut a path at the coefficients' jumps, and for an equation with a constraint at each of the times."""
+    piece = [times[0]]
+    for start, end in pairwise(times):
+        for _, b in segments(pde, start, end):
+            piece.append(b)
+            jump = any(abs(b - place) < 1e-9 for place in pde.breakpoints())
+            if jump or pde.constraint is not None or b == times[-1]:
+                yield piece
+                piece = [b]
 
 
 def _blame(frozen: _Frozen, before: Tensor, start: float, end: float, how: Steps) -> str:
