@@ -47,6 +47,22 @@ def test_a_rung_is_calibrated_judged_and_kept(tmp_path):
         calibration.load(RUNG.name, path)
 
 
+def test_a_record_that_lacks_a_judgement_is_judged_and_not_calibrated_again(tmp_path):
+    whole = calibration.calibrate(RUNG, "smoke", tmp_path)
+    assert whole["local"]["way"] == "converged" and np.shape(whole["local"]["unmet"]) == (6,)
+    path = tmp_path / calibration.FOLDER / f"{RUNG.name}.json"
+    path.write_text(json.dumps({part: values for part, values in whole.items() if part != "local"}))
+    before = path.with_suffix(".safetensors").read_bytes()
+    assert not calibration.is_whole(RUNG, "smoke", tmp_path)
+    again = calibration.calibrate(RUNG, "smoke", tmp_path)
+    assert path.with_suffix(".safetensors").read_bytes() == before and calibration.is_whole(RUNG, "smoke", tmp_path)
+    assert again["made"] == json.loads(json.dumps(whole["made"])) and again == json.loads(path.read_text())
+    for part in ("unmet", "linear", "error"):
+        assert again["local"][part] == pytest.approx(whole["local"][part], abs=1e-5)
+    other = replace(RUNG, family="diffusion", equation=rungs.LADDER["diffusion"])
+    assert "local" not in calibration.calibrate(other, "smoke", tmp_path)
+
+
 def test_one_that_was_stopped_goes_on_and_ends_the_same(tmp_path):
     calibration.calibrate(RUNG, "smoke", tmp_path / "whole")
     assert calibration.calibrate(RUNG, "smoke", tmp_path / "cut", until=0.0) is None

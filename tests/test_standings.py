@@ -76,6 +76,16 @@ def test_nulls_by_name_and_the_best_of_each_head():
     assert standings.best_null("image-seed0").tolist() == [[0.5, 0.6], [0.6, 0.6]]
 
 
+def test_a_divided_error_is_read_by_seed_where_it_is_on_record(monkeypatch):
+    local = {"way": "converged", "unmet": [0.2, 0.1], "linear": [0.4, 0.9], "error": [0.1, 0.5]}
+    rows = {"rung-image-full-seed0": {"local": local}, "rung-image-full-seed1": {}, "rung-image-other-seed0": {}}
+    monkeypatch.setattr(standings, "ladder", lambda: {"rungs": rows})
+    (found,) = standings.divided("image", "full").values()
+    # Missed of the affine part: .2 * .1 / .4 and .1 * .5 / .9; of the rest: .2 * .9 / .6 and .1 * .5 / .1.
+    assert found.selectivity() == pytest.approx([1 - 0.05 / 0.3, 1 - (0.05 / 0.9) / 0.5])
+    assert list(standings.divided("image", "full")) == [0] and standings.divided("image", "other") == {}
+
+
 def test_states_are_measured_against_the_best_rolled_out_null_of_each_depth(monkeypatch):
     states = {"affine, one step": [0.99, 0.99], "affine, rolled out": [0.5, -0.2], "mean state": [0.0, 0.0]}
     monkeypatch.setattr(standings, "ladder", lambda: {"nulls": {"image-seed0": {"states": states}}})

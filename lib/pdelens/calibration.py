@@ -14,6 +14,7 @@ from torch import Tensor
 from .fit import FitError, Plan, fit
 from .flow import Flow
 from .judgement import WAYS, judge
+from .nonlinearity import linear_split, local_flow
 from .optimisation import forget
 from .pde import PDE
 from .project import DataError, data_file, replace_text
@@ -28,17 +29,25 @@ HELD = {"smoke": 16, "book": 192, "full": 1024}
 FOLDER = "rungs"
 # Ways of stepping in which every layer and head is kept; of the others, what a curve needs.
 KEPT = ("1", "converged")
+# Families whose error is divided layer by layer as well, each stepped the way it was calibrated for.
+DIVIDED = {"full-k1": "converged", "full-k3": "converged", "full-k1-one-step": "1"}
 
 
 def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: float | None = None) -> dict | None:
     """Calibrate one rung into `folder/rungs` and judge it; return its record, None where `until` came first.
 
-    Complete ones are returned at once; a killed one goes on from its checkpoint. Raises `RuntimeError`
-    where a calibration diverges (its last good state is kept).
+    Complete ones are returned at once, and one whose record lacks a judgement is judged, not calibrated again; a
+    killed one goes on from its checkpoint. Raises `RuntimeError` where a calibration diverges (its last good state is
+    kept).
     """
     path = folder / FOLDER / f"{rung.name}.json"
-    if is_whole(rung, scale, folder):
-        return json.loads(path.read_text())
+    record = _recorded(rung, scale, folder)
+    if record is not None:
+        if not _is_judged(rung, record):
+            pde = load(rung.name, path.with_suffix(".safetensors"), folder)[0].to(device)
+            record["local"] = _local(pde, rung, folder, scale, device)
+            replace_text(path, json.dumps(record) + "\n")
+        return record
     if path.exists():
         print(f"{path} was made by another plan: calibrating it again.", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +79,8 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
         "judged": _judged(found.pde, rung, model, folder, scale, device),
         "learnt": learnt(found.pde),
     }
+    if not _is_judged(rung, record):
+        record["local"] = _local(found.pde, rung, folder, scale, device)
     record["made"]["judging_seconds"] = round(time.perf_counter() - began, 1)
     save(found.pde, path.with_suffix(".safetensors"), rung, record["made"])
     replace_text(path, json.dumps(record) + "\n")
@@ -78,12 +89,22 @@ def calibrate(rung: Rung, scale: str, folder: Path, device: str = "cpu", until: 
 
 
 def is_whole(rung: Rung, scale: str, folder: Path) -> bool:
-    """Say whether this very rung's record is there: of this scale and this plan."""
+    """Say whether this very rung's record is there, of this scale and this plan, with all that it is judged by."""
+    record = _recorded(rung, scale, folder)
+    return record is not None and _is_judged(rung, record)
+
+
+def _recorded(rung: Rung, scale: str, folder: Path) -> dict[str, Any] | None:
     path = folder / FOLDER / f"{rung.name}.json"
     if not path.exists():
-        return False
-    made = json.loads(path.read_text())["made"]
-    return bool(made["scale"] == scale and made["plan"] == _plain(asdict(planned(rung, scale))))
+        return None
+    record = json.loads(path.read_text())
+    plan = _plain(asdict(planned(rung, scale)))
+    return record if (record["made"]["scale"], record["made"]["plan"]) == (scale, plan) else None
+
+
+def _is_judged(rung: Rung, record: dict[str, Any]) -> bool:
+    return "local" in record or rung.family not in DIVIDED or rung.subject == MINILM
 
 
 def seen(rung: Rung, scale: str) -> int:
@@ -136,6 +157,20 @@ def _judged(pde: PDE, rung: Rung, model: Subject, folder: Path, scale: str, devi
     labels = None if rung.subject == MINILM else model.inputs("heldout", HELD[scale])[1].to(device)
     found = judge(pde, model, treated(reference, whole), treated(calibration, whole), WAYS, labels)
     return {way: short(values, way in KEPT) for way, values in found.items()}
+
+
+def _local(pde: PDE, rung: Rung, folder: Path, scale: str, device: str) -> dict[str, Any]:
+    """Return how the error of a rung divides, started anew from the subject's own state before each layer.
+
+    By part of `nonlinearity.LinearSplit`, (layers,), on as many held-out examples as it is judged by.
+    """
+    reference, calibration = (
+        held(rung.subject, folder, device, split, HELD[scale]) for split in ("heldout", "calibration")
+    )
+    way = DIVIDED[rung.family]
+    flow = local_flow(pde, reference, **WAYS[way])
+    found = linear_split(flow.to("cpu"), reference.to("cpu"), calibration.to("cpu"))
+    return {"way": way} | {part: values.tolist() for part, values in found._asdict().items()}
 
 
 def short(values: dict[str, Any], whole: bool) -> dict[str, Any]:

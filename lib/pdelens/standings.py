@@ -8,6 +8,7 @@ import numpy as np
 from .compare import skill
 from .intervals import t_interval
 from .ladder import NULLS, ladder
+from .nonlinearity import LinearSplit
 from .records import record
 
 # What can be asked of a judged way of stepping.
@@ -125,6 +126,15 @@ def difference(teacher: str, family: str, other: str, measure: str = "cosine", w
     ours, theirs = found(teacher, family), found(teacher, other)
     pairs = [value(ours[s], way, measure) - value(theirs[s], way, measure) for s in ours if s in theirs]
     return over_seeds(pairs)
+
+
+def divided(teacher: str, family: str) -> dict[int, LinearSplit]:
+    """Return how an equation's local error divides, by seed, where it is on record (`calibration.DIVIDED`)."""
+    return {
+        number: LinearSplit(*(np.array(about["local"][part]) for part in LinearSplit._fields))
+        for number, about in found(teacher, family).items()
+        if "local" in about
+    }
 
 
 def null_standing(teacher: str, name: str, measure: str = "cosine") -> Standing:
