@@ -1,5 +1,9 @@
 """Independent jobs beside each other: what each of them meets, and what the others see of it."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -45,3 +49,30 @@ def test_what_no_time_is_left_for_yields_none(workers):
 def test_a_process_takes_its_share_of_the_cores_and_flushes_denormals_if_told(flush):
     found = dict(outcomes([1], settings, workers=2, flush_denormal=flush))
     assert found[1][1] == flush and found[1][0] >= 1
+
+
+def test_an_interrupt_ends_the_jobs_at_hand_and_begins_no_others(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n"
+        "def work(item, deadline):\n"
+        f"    (pathlib.Path({str(tmp_path)!r}) / f'begun-{{item}}').touch()\n"
+        "    time.sleep(600)\n"
+    )
+    script = "import slow; from pdelens.workers import outcomes; list(outcomes(range(8), slow.work, workers=2))"
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    running = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("begun-*"))) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(60) != 0
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert len(list(tmp_path.glob("begun-*"))) == 2

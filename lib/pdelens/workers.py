@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,8 +26,9 @@ def outcomes(
     """Yield each item with what `work(item, *given, deadline)` returned, as they end.
 
     None where the `deadline` (as `time.time`) came before its turn, the `RuntimeError` where it ended in one; a
-    `DataError`, which all would meet, is raised. With one worker everything runs here, in order; else `work` has to be
-    a module's function, and each process takes its share of the cores.
+    `DataError`, which all would meet, is raised, and nothing more is begun then, nor after Ctrl-C. With one worker
+    everything runs here, in order; else `work` has to be a module's function, and each process takes its share of the
+    cores.
     """
     if workers == 1:
         for item in todo:
@@ -36,8 +38,13 @@ def outcomes(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_settle, initargs=(threads, flush_denormal)) as pool:
         futures = {pool.submit(_attempt, work, item, given, deadline): item for item in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            # Leaving the pool waits for all that it was given: what has not begun shall not.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _attempt(work: Callable[..., Any], item: Any, given: tuple[Any, ...], deadline: float | None) -> Any:
@@ -52,6 +59,8 @@ def _attempt(work: Callable[..., Any], item: Any, given: tuple[Any, ...], deadli
 
 
 def _settle(threads: int, flush_denormal: bool) -> None:
+    # Ctrl-C reaches every process: here it would only end the job at hand, and the next would begin.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(flush_denormal)
     torch.use_deterministic_algorithms(True, warn_only=True)
