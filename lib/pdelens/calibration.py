@@ -151,8 +151,7 @@ def learnt(pde: PDE) -> dict[str, Any]:
 
 
 def _judged(pde: PDE, rung: Rung, model: Subject, folder: Path, scale: str, device: str) -> dict[str, Any]:
-    reference = held(rung.subject, folder, device, "heldout", HELD[scale])
-    calibration = held(rung.subject, folder, device, "calibration", HELD[scale])
+    reference, calibration = judged_on(rung.subject, folder, device, scale)
     whole = replace(rung, horizon=0)
     labels = None if rung.subject == MINILM else model.inputs("heldout", HELD[scale])[1].to(device)
     found = judge(pde, model, treated(reference, whole), treated(calibration, whole), WAYS, labels)
@@ -164,9 +163,7 @@ def _local(pde: PDE, rung: Rung, folder: Path, scale: str, device: str) -> dict[
 
     By part of `nonlinearity.LinearSplit`, (layers,), on as many held-out examples as it is judged by.
     """
-    reference, calibration = (
-        held(rung.subject, folder, device, split, HELD[scale]) for split in ("heldout", "calibration")
-    )
+    reference, calibration = judged_on(rung.subject, folder, device, scale)
     way = DIVIDED[rung.family]
     flow = local_flow(pde, reference, **WAYS[way])
     found = linear_split(flow.to("cpu"), reference.to("cpu"), calibration.to("cpu"))
@@ -270,6 +267,12 @@ def held(name: str, folder: Path, device: str, split: str, count: int) -> Flow:
         return model.of(split, count, device)
     whole = model.of("calibration", ALIGNING + count, device)
     return whole.select(slice(ALIGNING, None))
+
+
+def judged_on(name: str, folder: Path, device: str, scale: str) -> tuple[Flow, Flow]:
+    """Return a subject's held-out and calibration Flow that its rungs and its nulls are judged on."""
+    heldout, calibration = (held(name, folder, device, split, HELD[scale]) for split in ("heldout", "calibration"))
+    return heldout, calibration
 
 
 def _readout(model: Subject, rung: Rung):

@@ -278,14 +278,10 @@ def _adaptive(frozen: _Frozen, state: Tensor, times: Sequence[float], how: Steps
 
 def _pieces(pde: PDE, times: Sequence[float]) -> Iterator[list[float]]:
     """Cut a path at the coefficients' jumps, and for an equation with a constraint at each of the times."""
-    piece = [times[0]]
-    for start, end in pairwise(times):
-        for _, b in segments(pde, start, end):
-            piece.append(b)
-            jump = any(abs(b - place) < 1e-9 for place in pde.breakpoints())
-            if jump or pde.constraint is not None or b == times[-1]:
-                yield piece
-                piece = [b]
+    spans = [(times[0], times[-1])] if pde.constraint is None else pairwise(times)
+    for start, end in spans:
+        for a, b in segments(pde, start, end):
+            yield [a, *(t for t in times if a < t < b), b]
 
 
 def _blame(frozen: _Frozen, before: Tensor, start: float, end: float, how: Steps) -> str:

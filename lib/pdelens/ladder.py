@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import power
-from .calibration import FOLDER, HELD, calibrate, held, is_whole, studied
+from .calibration import FOLDER, HELD, calibrate, is_whole, judged_on, studied
 from .judgement import nulls_of
 from .project import DataError, data_file, replace_text, root
 from .rungs import Rung, rungs
@@ -101,14 +101,13 @@ def _line(outcome: dict[str, Any] | RuntimeError | None) -> str:
 def judge_nulls(name: str, scale: str, folder: Path, device: str = "cpu") -> dict[str, Any]:
     """Return what stands beside every rung of a subject: nulls, and the ceiling that the next seed's teacher sets."""
     model = studied(name, folder, device)
-    reference = held(name, folder, device, "heldout", HELD[scale])
-    calibration = held(name, folder, device, "calibration", HELD[scale])
+    reference, calibration = judged_on(name, folder, device, scale)
     own = model.untrained().of("heldout", HELD[scale], device)
-    flows = []
+    flows = ()
     if name != MINILM:
         other = f"{name[:-1]}{(int(name[-1]) + 1) % 5}"
         try:
-            flows = [held(other, folder, device, split, HELD[scale]) for split in ("calibration", "heldout")]
+            flows = judged_on(other, folder, device, scale)[::-1]
         except DataError:
             pass  # weights of that seed are neither trained here nor committed
     return nulls_of(model, reference, calibration, own, flows)

@@ -9,7 +9,7 @@ from .compare import skill
 from .intervals import t_interval
 from .ladder import NULLS, ladder
 from .nonlinearity import LinearSplit
-from .records import record
+from .records import quote, record
 
 # What can be asked of a judged way of stepping.
 MEASURES = (
@@ -179,6 +179,16 @@ def noted(key: str, standing: Standing, unit: str = "1") -> str:
         seeds = len(standing.seeds)
         record(key, standing.mean, unit=unit, interval=standing.interval, seeds=seeds, atol=0, rtol=1e-6)
     return str(standing)
+
+
+def told(key: str, standing: Standing, unit: str = "1") -> Standing:
+    """Record a standing in the open chapter, and as `<key>.text` the words that prose quotes of it; return it."""
+    words = noted(key, standing, unit)
+    if standing.interval is None and words != "–":
+        words += " (one seed)"
+    record(f"{key}.text", words, unit="text")
+    quote(f"{key}.text")
+    return standing
 
 
 def over_seeds(values: Sequence[float]) -> Standing:

