@@ -39,35 +39,35 @@ environment:
 
 book: environment
 	@echo "Building the book (warnings are errors)"
-	@$(PY) book/tools/chapters.py --check
+	@$(PY) -m companion chapters --check
 	@$(BIN)/jupyter-book build book --config "$(ROOT)/_config.yml" --toc "$(ROOT)/_toc.yml" \
 	    --path-output "$(ROOT)" -W -n --keep-going -q \
 	    || { rm -rf _build/.doctrees; echo "The book has warnings: see above."; exit 1; }
 	@echo "The book is in _build/html/index.html"
 
 fetch: environment
-	@$(PY) -m pdelens.packages || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
+	@$(PY) -m companion fetch || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
 
 test: fetch
 	@echo "Testing, and replaying every chapter against its committed outputs (about 4 minutes)"
-	@PDELENS_REPLAY=1 $(PY) -m pytest tests lib book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
+	@PDELENS_REPLAY=1 $(PY) -m pytest tests lib book/companion book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
 
 unit: environment
-	@$(PY) -m pytest tests lib -m "not replay" $(ARGS)
+	@$(PY) -m pytest tests lib book/companion -m "not replay" $(ARGS)
 
 chapters: environment
-	@$(PY) book/tools/chapters.py --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)
+	@$(PY) -m companion chapters --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)
 
 train: environment
-	@$(PY) -m pdelens.training train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS) \
+	@$(PY) -m companion train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS) \
 	    --only "$(ONLY)" $(if $(MINUTES),--minutes $(MINUTES))
 	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
 
 trials: environment
-	@$(PY) -m pdelens.information_trials --scale $(SCALE) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(PY) -m companion trials --scale $(SCALE) $(if $(MINUTES),--minutes $(MINUTES))
 
 adopt: environment
-	@$(PY) -m pdelens.training adopt --scale $(SCALE)
+	@$(PY) -m companion adopt --scale $(SCALE)
 
 bench: environment
 	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -o pythonpath="book/tools tests/benchmarks" -p no:cacheprovider -q -s $(ARGS)

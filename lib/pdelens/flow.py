@@ -1,6 +1,5 @@
 """The Flow: what moves through depth, whether a Transformer or a PDE moved it."""
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .project import DataError
+from .files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +24,8 @@ class Flow:
     made the Flow. Either sequence of tensors may be empty. `key_mask` (batch, keys) belongs to
     cross-attention, whose keys are another sequence's tokens.
 
-    Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1.
+    Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1. Cost: one look at every
+    value.
 
     >>> flow = Flow(states=[torch.zeros(2, 5, 8)] * 3, attention=[torch.full((2, 4, 5, 5), 0.2)] * 2)
     >>> flow
@@ -34,9 +34,9 @@ class Flow:
 
     states: tuple[Tensor, ...] = ()
     attention: tuple[Tensor, ...] = ()
-    mask: Tensor | None = None
+    mask: Tensor = None  # type: ignore[assignment]  # all real, if not given
     causal: bool = False
-    depths: Tensor | None = None
+    depths: Tensor = None  # type: ignore[assignment]  # 0 ... L, if not given
     lattice: Any = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     key_mask: Tensor | None = None
@@ -76,9 +76,13 @@ class Flow:
         """Number of heads (0 where no attention was kept)."""
         return self.attention[0].shape[1] if self.attention else 0
 
+    @property
+    def padding(self) -> Tensor | None:
+        """The mask where it leaves any token out, else None: what solvers take, and what costs them nothing."""
+        return padding_of(self.mask)
+
     def allowed(self) -> Tensor:
         """Return which query may see which key, (batch, 1, queries, keys)."""
-        assert self.mask is not None
         keys = self.mask if self.key_mask is None else self.key_mask
         allowed = keys[:, None, None, :].expand(-1, 1, self.tokens, -1)
         return allowed.tril() if self.causal else allowed
@@ -95,11 +99,14 @@ class Flow:
 
     def to(self, *args, **kwargs) -> "Flow":
         """Return the Flow on another device, or with states and attention of another type."""
-        assert self.mask is not None
         moved = self._map(lambda value: value if value.dtype == torch.bool else value.to(*args, **kwargs))
         device = moved.states[0].device if moved.states else moved.attention[0].device
         key_mask = None if self.key_mask is None else self.key_mask.to(device)
         return replace(moved, mask=self.mask.to(device), key_mask=key_mask)
+
+    def detach(self) -> "Flow":
+        """Return the Flow without the gradients that its making would carry."""
+        return self._map(lambda value: value.detach())
 
     def permute_heads(self, orders) -> "Flow":
         """Return the Flow with layer l's heads in the order `orders[l]`."""
@@ -110,30 +117,18 @@ class Flow:
 
     def save(self, path: str | Path) -> None:
         """Write the Flow as safetensors (a lattice is described elsewhere and not written)."""
-        from safetensors.torch import save_file
-
-        assert self.mask is not None and self.depths is not None
-        tensors = {f"states.{depth}": value.contiguous() for depth, value in enumerate(self.states)}
-        tensors |= {f"attention.{layer}": value.contiguous() for layer, value in enumerate(self.attention)}
-        # safetensors refuses tensors that share memory; a Flow's may (two equal depths, an expanded mask).
+        tensors = {f"states.{depth}": value for depth, value in enumerate(self.states)}
+        tensors |= {f"attention.{layer}": value for layer, value in enumerate(self.attention)}
         tensors |= {"mask": self.mask, "depths": self.depths}
         tensors |= {} if self.key_mask is None else {"key_mask": self.key_mask}
-        tensors = {name: value.clone() for name, value in tensors.items()}
-        draft = Path(path).with_suffix(".draft")
-        save_file(tensors, draft, metadata={"flow": json.dumps({"causal": self.causal})})
-        draft.replace(path)
+        write_tensors(path, tensors, {"flow": {"causal": self.causal}})
 
     @classmethod
     def load(cls, path: str | Path) -> "Flow":
-        """Read a Flow that `save` wrote; raises `DataError` where the file is damaged or another's."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as stream:
-                about = json.loads((stream.metadata() or {})["flow"])
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-        except (SafetensorError, KeyError) as error:
-            raise DataError(f"{path} is no saved Flow ({error}): save it again with `flow.save`.") from error
+        """Read a Flow that `save` wrote; raises `ValueError` where the file is damaged or another's."""
+        tensors, header = read_tensors(path)
+        if "flow" not in header:
+            raise ValueError(f"{path} is no saved Flow: save it again with `flow.save`.")
 
         def series(kind: str) -> tuple[Tensor, ...]:
             return tuple(
@@ -144,7 +139,7 @@ class Flow:
             series("states"),
             series("attention"),
             tensors["mask"],
-            about["causal"],
+            header["flow"]["causal"],
             tensors["depths"],
             key_mask=tensors.get("key_mask"),
         )
@@ -156,7 +151,6 @@ class Flow:
         return f"Flow({', '.join(parts)})"
 
     def _map(self, change) -> "Flow":
-        assert self.mask is not None
         return replace(
             self,
             states=tuple(change(value) for value in self.states),
@@ -195,7 +189,6 @@ class Flow:
             raise ValueError(f"{len(self.depths)} depths were given for {self.layers} layers: one more is wanted.")
 
     def _check_values(self) -> None:
-        assert self.mask is not None
         for name, series in (("states", self.states), ("attention", self.attention)):
             for layer, value in enumerate(series):
                 if not finite(value):
@@ -211,6 +204,11 @@ class Flow:
                     f"attention[{layer}] has rows that sum to {float(rows.min()):.4g} ... {float(rows.max()):.4g}, "
                     "but every row of a real token must sum to 1."
                 )
+
+
+def padding_of(mask: Tensor | None) -> Tensor | None:
+    """Return a mask (batch, tokens) where it leaves any token out, None where it leaves out none."""
+    return None if mask is None or bool(mask.all()) else mask
 
 
 def finite(value: Tensor) -> bool:

@@ -43,38 +43,3 @@ def bootstrap_interval(
     draws = [apply(array[random.integers(0, len(array), len(array))]) for _ in range(resamples)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def share_interval(hits: int, examples: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval for a share, of one model over examples (Wilson 1927).
-
-    >>> low, high = share_interval(80, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.711, 0.867)
-    """
-    from scipy.special import ndtri
-
-    if not 0 <= hits <= examples or examples < 1:
-        raise ValueError(f"{hits} hits among {examples} examples were given: 0 to all of at least 1 are wanted.")
-    z = ndtri((1 + level) / 2)
-    share, weight = hits / examples, z * z / examples
-    middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * (share * (1 - share) / examples + weight / (4 * examples)) ** 0.5
-    return float(middle - half), float(middle + half)
-
-
-def benjamini_hochberg(p_values: Sequence[float], rate: float = 0.05) -> np.ndarray:
-    """Return which hypotheses are rejected at a false discovery rate (Benjamini and Hochberg 1995).
-
-    >>> benjamini_hochberg([0.001, 0.02, 0.04, 0.9]).tolist()
-    [True, True, False, False]
-    """
-    p = np.asarray(p_values, dtype=float)
-    if p.size and (p.min() < 0 or p.max() > 1):
-        raise ValueError(f"p-values between {p.min()} and {p.max()} were given: they must lie in 0 ... 1.")
-    order = np.argsort(p)
-    passed = p[order] <= rate * np.arange(1, p.size + 1) / p.size
-    count = int(np.flatnonzero(passed).max()) + 1 if passed.any() else 0
-    rejected = np.zeros(p.size, dtype=bool)
-    rejected[order[:count]] = True
-    return rejected

@@ -6,16 +6,16 @@ read out likewise (classifier) or token by token (causal language model). Four s
 variants: activation, normalisation, its placement, and whether a token may see those after it.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .project import DataError, data_file
+from .files import read_header, read_tensors
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -256,65 +256,24 @@ class Transformer(nn.Module):
             )
 
 
-@torch.no_grad()
-def predict(model: Transformer, inputs: Tensor, batch: int = 250) -> Tensor:
-    """Return a model's logits on many inputs, on the CPU; texts' padding (token 0) is masked."""
-    device = next(model.parameters()).device
-    found = []
-    for part in inputs.split(batch):
-        part = part.to(device)
-        found.append(model(part, part != 0 if model.configuration.vocabulary else None).cpu())
-    return torch.cat(found)
+def load(path: str | Path) -> tuple[Transformer, dict[str, Any]]:
+    """Read a model from a weight file of the book; return it in float32 and evaluation mode, with what made it.
 
-
-def save(model: Transformer, path, made: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
-    """Write a teacher's weights with its configuration and `made`: what made it, and how good it is.
-
-    With `dtype=torch.float16` they take half the space; what is said of the teacher's quality should then be
-    measured after `rounded`.
+    Raises `ValueError` where the file is damaged or holds something else.
     """
-    from safetensors.torch import save_file
-
-    metadata = {"configuration": json.dumps(asdict(model.configuration)), "made": json.dumps(made)}
-    weights = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, path, metadata=metadata)
-
-
-def rounded(model: Transformer, dtype: torch.dtype = torch.float16) -> Transformer:
-    """Round a model's weights in place to what a file of this type holds; return the model."""
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(value.to(dtype).to(value.dtype))
-    return model
-
-
-def load(path) -> tuple[Transformer, dict[str, Any]]:
-    """Read a teacher that `save` wrote; return it in float32 and evaluation mode, with what made it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            weights = {name: stream.get_tensor(name) for name in stream.keys()}
-        model = Transformer(Configuration(**json.loads(metadata["configuration"])))
-    except (SafetensorError, KeyError) as error:
-        raise DataError(f"{path} is no teacher's weights ({error}): train it again with `make train`.") from error
+    weights, about = read_tensors(path)
+    configuration, made = _described(path, about)
+    model = Transformer(configuration)
     model.load_state_dict(weights)
-    return model.eval(), json.loads(metadata["made"])
+    return model.eval(), made
 
 
-def header(path) -> tuple[Configuration, dict[str, Any]]:
-    """Return what a teacher's file says of it, without its weights: the configuration, and what made it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-        return Configuration(**json.loads(metadata["configuration"])), json.loads(metadata["made"])
-    except (SafetensorError, KeyError) as error:
-        raise DataError(f"{path} is no teacher's weights ({error}): train it again with `make train`.") from error
+def header(path: str | Path) -> tuple[Configuration, dict[str, Any]]:
+    """Return what a weight file says of its model, without the weights: the configuration, and what made it."""
+    return _described(path, read_header(path))
 
 
-def teacher(name: str = "image-patch4-seed0") -> tuple[Transformer, dict[str, Any]]:
-    """Return a committed teacher from `data/weights`, in evaluation mode, with what made it."""
-    return load(data_file(f"weights/{name}.safetensors"))
+def _described(path: str | Path, about: dict[str, Any]) -> tuple[Configuration, dict[str, Any]]:
+    if not {"configuration", "made"} <= about.keys():
+        raise ValueError(f"{path} holds no `pdelens.models.Transformer`: its header has {sorted(about)}.")
+    return Configuration(**about["configuration"]), about["made"]

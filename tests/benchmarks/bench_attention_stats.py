@@ -10,8 +10,9 @@ from timing import compare_times
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from pdelens import Chain, Grid, attention_stats
-from pdelens.attention_pairs import attention_cosine
+from pdelens import Chain, Grid
+from pdelens.attention import statistics
+from pdelens.attention.pairs import attention_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +46,12 @@ def test_statistics_against_plain_attention(shape, lattice):
 
     what = f"at {shape}, {lattice.dims} dimensions"
     for name, ours in (
-        ("entropy and collision, no output", lambda: attention_stats.attention_statistics(query, key)),
-        ("output, entropy and collision", lambda: attention_stats.attend_with_statistics(query, key, value)),
-        ("with moments", lambda: attention_stats.attend_with_statistics(query, key, value, lattice)),
+        ("entropy and collision, no output", lambda: statistics.attention_statistics(query, key)),
+        ("output, entropy and collision", lambda: statistics.attend_with_statistics(query, key, value)),
+        ("with moments", lambda: statistics.attend_with_statistics(query, key, value, lattice)),
         (
             "with mass in 3 radii",
-            lambda: attention_stats.attend_with_statistics(query, key, value, lattice, within=(1, 2, 4)),
+            lambda: statistics.attend_with_statistics(query, key, value, lattice, within=(1, 2, 4)),
         ),
         ("output and entropy from the stored map", by_hand),
     ):
@@ -81,9 +82,7 @@ def test_a_model_with_statistics_against_without():
     ):
         compare_times(
             f"a forward pass with {name} of every head",
-            lambda positions=positions: forward(
-                lambda *qkv: attention_stats.attend_with_statistics(*qkv, positions)[0]
-            ),
+            lambda positions=positions: forward(lambda *qkv: statistics.attend_with_statistics(*qkv, positions)[0]),
             plain,
             "the plain forward pass",
             goal,

@@ -7,7 +7,9 @@ import torch
 from timing import compare_times
 
 import pdelens
-from pdelens import models, nulls, pretrained
+from companion.pretrained import models as pretrained
+from pdelens import models
+from pdelens.agreement import nulls
 
 
 @torch.no_grad()

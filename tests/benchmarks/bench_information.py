@@ -13,7 +13,7 @@ from scipy.special import digamma
 from sklearn.neighbors import KDTree
 from timing import compare_times
 
-from pdelens.information_neighbours import ksg, ksg_shuffled
+from pdelens.information.ksg import ksg
 
 SAMPLES, NEIGHBOURS, SHUFFLES, CALLS = 5000, 10, 200, 15
 
@@ -45,22 +45,6 @@ def test_ksg_against_trees(dims, goal):
     assert ksg(x, y) == pytest.approx(npeet_style(*arrays), abs=1e-10)
     what = f"KSG, {SAMPLES:,} samples of {dims} + {dims} columns"
     compare_times(what, lambda: ksg(x, y), lambda: npeet_style(*arrays), "NPEET's way", goal, runs=9)
-
-
-@pytest.mark.parametrize("subsample", [None, SAMPLES // 4])
-@pytest.mark.parametrize("dims", [1, 5, 25])
-def test_shuffles_against_plain_calls(dims, subsample):
-    x, y = correlated(dims)
-    what = f"{SHUFFLES} shuffles of {subsample or SAMPLES:,} samples of {dims} + {dims} columns"
-
-    def plain():
-        for _ in range(CALLS):
-            ksg(x, y)
-
-    def null():
-        return ksg_shuffled(x, y, shuffles=SHUFFLES, subsample=subsample)
-
-    compare_times(what, null, plain, f"{CALLS} plain calls", 150 / CALLS, runs=1 if dims > 5 else 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -5,8 +5,8 @@ import torch
 from timing import compare_times
 
 from pdelens import Chain, Grid, TransformerPDE, integrate, laplacian
-from pdelens.pde import PDE
-from pdelens.terms import Diffusion
+from pdelens.pde.equation import PDE
+from pdelens.pde.terms import Diffusion
 
 
 @pytest.mark.usefixtures("one_thread")

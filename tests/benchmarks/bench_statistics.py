@@ -93,9 +93,9 @@ def run_once(mode, tokens, model):
     torch.manual_seed(0)
     torch.set_num_threads(2 if model == "smollm2" else 1)
     if model == "smollm2":
-        from pdelens import pretrained
+        from companion.pretrained import models
 
-        found = pretrained.smollm2().model.model
+        found = models.smollm2().model.model
     else:
         found = plain_model(positions=tokens)
     ids = torch.randint(0, WORDS, (1, tokens))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from timing import compare_times
 
-from pdelens import stacked, teachers
+from companion.teachers import recipes
+from companion.teachers import stack as stacked
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -19,14 +20,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def stepper(jobs):
+def stepper(recipes):
     """Return a function that takes one optimiser step of a stack."""
-    stack = stacked.Stack(jobs, DEVICE)
+    stack = stacked.Stack(recipes, DEVICE)
     optimizer = stack.optimizer()
-    about = jobs[0].configuration
+    about = recipes[0].configuration
     shape = (about.length,) if about.vocabulary else (about.side, about.side)
     kind = {"dtype": torch.long} if about.vocabulary else {"dtype": torch.uint8}
-    inputs = torch.randint(2, 250, (len(jobs), jobs[0].batch, *shape), **kind).to(DEVICE)
+    inputs = torch.randint(2, 250, (len(recipes), recipes[0].batch, *shape), **kind).to(DEVICE)
     labels = torch.randint(0, 2, inputs.shape[:2]).to(DEVICE)
 
     def step():
@@ -46,7 +47,7 @@ def stepper(jobs):
     [("image-patch4", 128), ("text-causal", 128), ("image-patch7", 128), ("image-patch7", 16), ("image-patch7", 2)],
 )
 def test_five_seeds_in_a_stack_against_one(name, batch):
-    jobs = [dataclasses.replace(teachers.job_named(f"{name}-seed{seed}"), batch=batch) for seed in range(5)]
-    five, one = stepper(jobs), stepper(jobs[:1])
+    recipes = [dataclasses.replace(recipes.recipe_named(f"{name}-seed{seed}"), batch=batch) for seed in range(5)]
+    five, one = stepper(recipes), stepper(recipes[:1])
     goal = 1.3 if DEVICE == "cuda" else 2.5
     compare_times(f"5 seeds of {name}, batch {batch}, {DEVICE}", five, one, "one seed", goal, runs=5)

@@ -14,7 +14,6 @@ import torch
 
 # Its import makes torchvision loadable beside a torch it was not built for; transformers needs that.
 sys.path.insert(0, str(Path(__file__).parents[2] / "lib"))
-import pdelens  # noqa: F401
 
 LAYERS, WIDTH, HEADS, TOKENS, WORDS = 6, 256, 8, 1024, 1000
 

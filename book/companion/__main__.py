@@ -1,0 +1,163 @@
+"""`python -m companion`: what the Makefile calls."""
+
+import argparse
+import sys
+from typing import Any
+
+from .paths import DataError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of the book's programs; a failure that a person can mend is one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m companion", description=__doc__)
+    programs = parser.add_subparsers(dest="program", required=True)
+    for add in (_fetch, _chapters, _train, _trials, _adopt, _list):
+        add(programs)
+    given = parser.parse_args(arguments)
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        given.run(given)
+    except (DataError, RuntimeError, ValueError) as error:
+        sys.exit(f"pdelens: {error}")
+
+
+def _fetch(programs) -> None:
+    parser = programs.add_parser("fetch", help="download what the committed chapters read, or the named packages")
+    parser.add_argument("names", nargs="*")
+    parser.set_defaults(run=_run_fetch)
+
+
+def _run_fetch(given) -> None:
+    from .fetch import fetch_all
+
+    fetch_all(given.names)
+
+
+def _chapters(programs) -> None:
+    parser = programs.add_parser("chapters", help="run the chapters that are out of date")
+    parser.add_argument("--chapter", default="", help="only chapters whose name begins so")
+    parser.add_argument("--scale", default="book", choices=["smoke", "book", "full"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--force", action="store_true", help="run even what is current")
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    parser.set_defaults(run=_run_chapters)
+
+
+def _run_chapters(given) -> None:
+    from .chapters import check_chapters, run_chapters
+
+    if given.check:
+        check_chapters(given.chapter)
+    else:
+        run_chapters(given.chapter, given.scale, given.device, force=given.force)
+
+
+def _train(programs) -> None:
+    parser = programs.add_parser("train", help="teachers, plain methods beside them, equations; resumable")
+    _add_run(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--only", default="*", help="patterns of names, by commas")
+    parser.add_argument("--seeds", type=int, default=5, help="at most so many seeds of each teacher")
+    parser.add_argument("--stack", type=int, help="models trained as one tensor program (CPU: 1, GPU: all)")
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(given) -> None:
+    from .jobs import run_jobs, run_of
+    from .surrogates.sweep import sweep_jobs
+    from .teachers.comparisons import comparison_jobs
+    from .teachers.recipes import fits
+    from .teachers.stacking_cost import StackingCost
+    from .teachers.train import train_jobs
+
+    if not _names(given.scale, given.only):
+        raise ValueError(f"nothing is called {given.only!r}: `python -m companion list` shows what there is.")
+    run = run_of(given.scale, given.device, given.minutes)
+    how = {"workers": given.workers, "executor": given.executor, "settings": _settings(given.slurm)}
+    # What comes after reads the teachers.
+    if run_jobs(train_jobs(run, given.only, given.seeds, given.stack), run, **how):
+        beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
+        run_jobs([*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only)], run, **how)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Return `name=value` pairs as submitit's settings: names are Slurm's, or those that submitit has of its own."""
+    pairs = dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+    own = ("timeout_min", "cpus_per_task", "mem_gb", "name", "nodes", "tasks_per_node", "gpus_per_node")
+    named = {
+        name if name in own or name.startswith("slurm_") else f"slurm_{name}": value for name, value in pairs.items()
+    }
+    return {name: int(value) if value.isdigit() else value for name, value in named.items()}
+
+
+def _names(scale: str, only: str = "*") -> list[str]:
+    """Return the names of all that `train` makes and that fit."""
+    from .surrogates.sweep import names
+    from .teachers.comparisons import NAME
+    from .teachers.recipes import fits, recipes_of
+    from .teachers.stacking_cost import STACKING
+
+    found = [*(recipe.name for recipe in recipes_of(scale)), NAME, STACKING, *names(scale)]
+    return [name for name in found if fits(name, only.split(","))]
+
+
+def _trials(programs) -> None:
+    parser = programs.add_parser("trials", help="the estimators of information on tasks with known answers")
+    _add_run(parser)
+    parser.set_defaults(run=_run_trials)
+
+
+def _run_trials(given) -> None:
+    from .estimators.trials import gather, trial_jobs
+    from .jobs import run_jobs, run_of
+
+    run = run_of(given.scale, "cpu", given.minutes)
+    how = {"workers": given.workers, "executor": given.executor, "settings": _settings(given.slurm)}
+    if run_jobs(trial_jobs(run), run, **how):
+        print(f"The results are in {gather(run)}.")
+
+
+def _add_run(parser) -> None:
+    """Add what every program of jobs is told."""
+    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
+    parser.add_argument("--workers", type=int, help="processes (CPU: one for each core; GPU: eight)")
+    parser.add_argument("--executor", choices=["processes", "slurm"], default="processes")
+    parser.add_argument("--slurm", default="", help="settings of Slurm, such as 'partition=gpu timeout_min=120'")
+
+
+def _adopt(programs) -> None:
+    parser = programs.add_parser("adopt", help="move complete weights and results into data/")
+    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    parser.add_argument("--only", help="patterns of teachers' names, by commas (default: what pages load)")
+    parser.set_defaults(run=_run_adopt)
+
+
+def _run_adopt(given) -> None:
+    from .adopt import adopt
+    from .teachers.recipes import COMMITTED
+
+    adopt(given.scale, given.only or ",".join(COMMITTED))
+
+
+def _list(programs) -> None:
+    parser = programs.add_parser("list", help="what `train` makes")
+    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    parser.add_argument("--only", default="*", help="patterns of names, by commas")
+    parser.set_defaults(run=_run_list)
+
+
+def _run_list(given) -> None:
+    from .teachers.recipes import recipes_of
+    from .teachers.train import describe
+
+    known = dict(
+        zip((recipe.name for recipe in recipes_of(given.scale)), describe(recipes_of(given.scale)), strict=True)
+    )
+    print("\n".join(known.get(name, name) for name in _names(given.scale, given.only)))
+
+
+if __name__ == "__main__":
+    main()

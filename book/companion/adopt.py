@@ -1,0 +1,101 @@
+"""Moves complete weights from where they were trained into `data/`, and lists them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pdelens import models
+
+from .data.fashion_mnist import write_subset
+from .estimators.results import FILE as TRIALS
+from .jobs import run_of
+from .paths import DataError, replace_text, root, sha256, write_checksums
+from .surrogates import files, specs, store
+from .teachers import comparisons, recipes, results, stacking_cost
+
+
+def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
+    """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
+
+    Of the teachers those whose names fit `only`, and the calibrated equations that pages load (`specs.COMMITTED`);
+    with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
+    if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
+    `data/training.json`, and what is known of every calibrated equation to `data/ladder.json`, whether their weights
+    are copied or not. Raises `DataError` where there are no weights.
+    """
+    run = run_of(scale, "cpu")
+    folder = run.folder
+    weights = [path for path in sorted(folder.glob("*.safetensors")) if ".checkpoint" not in path.name]
+    trained = [one for one in weights if not _calibrated(one) and recipes.fits(one.stem, only.split(","))]
+    calibrated = [one for one in weights if _calibrated(one) and one.stem in specs.COMMITTED]
+    if not trained and not calibrated:
+        raise DataError(
+            f"there are no complete weights in _build/train/{scale} that fit {only!r}: run `make train SCALE={scale}` "
+            "first."
+        )
+    data = root() / "data"
+    adopted = {}
+    for path in trained:
+        models.load(path)  # refuses a file that is no teacher's
+        adopted |= _copied(path, data, f"weights/{path.name}")
+    for path in calibrated:
+        files.load(path.stem, run)
+        adopted |= _copied(path, data, f"weights/{path.name}")
+    if any(folder.glob("rung-*.json")):
+        store.write(data / store.RECORDS, store.gathered(folder, store.known(data / store.RECORDS)))
+        adopted[store.RECORDS] = sha256(data / store.RECORDS)
+    for name in ("tokenizer.json", TRIALS):
+        if (folder / name).exists():
+            adopted |= _copied(folder / name, data, name)
+    replace_text(data / results.RECORDS, _histories(folder, data / results.RECORDS))
+    adopted[results.RECORDS] = sha256(data / results.RECORDS)
+    subset = data / "fashion-mnist-subset.safetensors"
+    if not subset.exists():
+        write_subset(subset)
+    adopted[subset.name] = sha256(subset)
+    write_checksums(adopted)
+    print("Adopted: " + ", ".join(sorted(adopted)))
+
+
+def _histories(folder: Path, known: Path) -> str:
+    """Return what is known of all training: this scale's teachers and plain methods over what stood there."""
+    found: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+    trained = dict(found.get("teachers", {}))
+    for path in sorted(folder.glob("*.safetensors")):
+        if ".checkpoint" not in path.name and not _calibrated(path):
+            configuration, made = models.header(path)
+            trained[path.stem] = made | {"configuration": asdict(configuration), "flops": configuration.flops}
+    plain = dict(found.get("baselines", {}))
+    for path in sorted(folder.glob(f"{comparisons.NAME}-*.json")):
+        plain[path.stem.removeprefix(f"{comparisons.NAME}-")] = json.loads(path.read_text())["record"]
+    stacking = found.get("stacking", {})
+    if (measured := folder / f"{stacking_cost.STACKING}.json").exists():
+        stacking = {"seeds": json.loads(measured.read_text())["record"]}
+    rows = [
+        f" {json.dumps(part)}: {{\n"
+        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(_short(about))}" for name, about in sorted(whole.items()))
+        + "}"
+        for part, whole in (("baselines", plain), ("stacking", stacking), ("teachers", trained))
+    ]
+    return "{\n" + ",\n".join(rows) + "}\n"
+
+
+def _calibrated(path: Path) -> bool:
+    return path.name.startswith("rung-")
+
+
+def _short(about: dict[str, Any]) -> dict[str, Any]:
+    """Round a learning curve to four digits after the point, which is more than it is good for."""
+    if "curve" not in about:
+        return about
+    return about | {"curve": [[round(number, 4) for number in row] for row in about["curve"]]}
+
+
+def _copied(path: Path, data: Path, name: str) -> dict[str, str]:
+    target = data / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".draft")
+    draft.write_bytes(path.read_bytes())
+    draft.replace(target)
+    return {name: sha256(target)}

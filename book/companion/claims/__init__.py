@@ -1,0 +1,1 @@
+"""The claims and the rules of their verdicts."""

@@ -1,0 +1,1 @@
+"""What is read: pictures, reviews, tokens, and changed examples."""

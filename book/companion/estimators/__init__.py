@@ -1,0 +1,1 @@
+"""The estimators of information on tasks with known answers."""

@@ -1,0 +1,306 @@
+"""Numbers: recorded once, quoted everywhere, compared when a chapter is replayed.
+
+A chapter opens with `start_chapter`, records every number that it shows, and closes with
+`finish_chapter`. A run writes `data/results/<chapter>.json`; under `PDELENS_REPLAY=1` nothing is
+written, and each value is compared with the committed one. Under `PDELENS_STEADY=1` (`make chapters`
+without `FORCE=1`) a run keeps the committed value where its own agrees with it.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import paths
+from .paths import replace_text, results_folder, root
+
+GLUE = "application/papermill.record/"
+SCALES = ("smoke", "book", "full")
+KINDS = ("metric", "timing")
+
+
+class RecordError(AssertionError):
+    """A number could not be recorded, or its replay differs; the message names file and key."""
+
+
+@dataclass
+class Chapter:
+    """The chapter that is running: where its numbers go, and what it runs on."""
+
+    name: str
+    device: str
+    seed: int
+    scale: str
+    replay: bool
+    began: float
+    path: Path
+    committed: dict[str, dict[str, Any]]
+    steady: dict[str, dict[str, Any]] = field(default_factory=dict)
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def size(self, *, smoke: int, book: int, full: int | None = None) -> int:
+        """Return how much to compute at this scale (`full` as `book`, if not given)."""
+        return {"smoke": smoke, "book": book, "full": book if full is None else full}[self.scale]
+
+
+_running: Chapter | None = None
+
+
+def start_chapter(name: str, *, device: str = "auto", seed: int = 0, scale: str = "book") -> Chapter:
+    """Open a chapter: its records are `data/results/<name>.json`.
+
+    `device="auto"` takes a GPU where there is one. Seeds torch and NumPy, keeps the model hub out of
+    it and silences progress bars, whose text no replay could match. Raises `ValueError` for an
+    unknown scale or device and `RecordError` where a replay has nothing to compare with.
+    """
+    global _running
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was given, but torch sees no GPU here: use device='auto' or 'cpu'.")
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (libraries that still use the global state)
+    replay = os.environ.get("PDELENS_REPLAY") == "1"
+    given = os.environ.get("PDELENS_RESULTS")
+    folder = Path(given) if given and not replay else results_folder()
+    path = folder / f"{name}.json"
+    committed = json.loads(path.read_text())["records"] if path.exists() else {}
+    if replay and not committed:
+        raise RecordError(f"{path} is missing, so there is nothing to compare with: run `make chapters` first.")
+    known = results_folder() / f"{name}.json"
+    keeps = os.environ.get("PDELENS_STEADY") == "1" and not replay and known.exists()
+    steady = json.loads(known.read_text())["records"] if keeps else {}
+    paths.files_read.clear()
+    _running = Chapter(name, device, seed, scale, replay, time.perf_counter(), path, committed, steady)
+    return _running
+
+
+def record(
+    key: str,
+    value: Any,
+    *,
+    unit: str,
+    interval: Sequence[float] | None = None,
+    seeds: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    kind: str = "metric",
+) -> Any:
+    """Record a number (or text, or an array of numbers) under a key, and return what to show.
+
+    In a run, the value goes to the chapter's results, rounded to eight digits, and comes back so. In
+    a replay it is compared with the committed one: beyond `atol + rtol * |committed|` (texts: any
+    difference; `interval` likewise) it raises `RecordError` naming file, key and both values;
+    within, the committed value comes back, so that what is shown does not flicker. `kind="timing"`
+    is never compared. `seeds` says over how many seeds the interval runs.
+    """
+    chapter = _open_chapter("record")
+    if kind not in KINDS:
+        raise ValueError(f"{key}: kind {kind!r} was given: choose from {', '.join(KINDS)}.")
+    if key in chapter.entries:
+        raise RecordError(f"{key} is recorded twice in {chapter.name}: give each number a key of its own.")
+    plain = _plain(key, value)
+    numeric = not _is_text(plain)
+    if kind == "metric" and numeric and (atol is None or rtol is None):
+        raise ValueError(f"{key}: a metric needs its tolerance: give atol and rtol (0 where it is exact).")
+    entry: dict[str, Any] = {"value": plain, "unit": unit, "kind": kind}
+    if interval is not None:
+        entry["interval"] = _plain(key, list(interval))
+    if seeds is not None:
+        entry["seeds"] = seeds
+    if kind == "metric" and numeric:
+        entry |= {"atol": atol, "rtol": rtol}
+    entry = _compared(chapter, key, entry) if chapter.replay else _steadied(chapter, key, entry)
+    chapter.entries[key] = entry
+    if not chapter.replay:
+        # Keys of an earlier run stay until the chapter is finished: half a run loses nothing.
+        _write(chapter, {**chapter.committed, **chapter.entries})
+    return _shown(entry["value"])
+
+
+def recorded(key: str) -> dict[str, Any]:
+    """Return this chapter's entry for a key: `value`, `unit`, and `interval` where it has one."""
+    chapter = _open_chapter("recorded")
+    if key not in chapter.entries:
+        raise RecordError(f"{key} has not been recorded in {chapter.name} yet: record it before showing it.")
+    return chapter.entries[key]
+
+
+def quote(*keys: str) -> None:
+    """Hand recorded numbers to the prose: ``{glue:text}`key:.2f` `` then shows them.
+
+    An entry with an interval also gives `key.low` and `key.high`. Shows nothing in the notebook.
+    """
+    from IPython.display import display
+
+    for key in keys:
+        entry = recorded(key)
+        values = {key: entry["value"]}
+        if "interval" in entry:
+            values |= {f"{key}.low": entry["interval"][0], f"{key}.high": entry["interval"][1]}
+        for name, value in values.items():
+            if isinstance(value, list):
+                raise RecordError(f"{name} is an array: record the one number that the prose needs, and quote that.")
+            display(
+                {GLUE + "text/plain": repr(value)},
+                raw=True,
+                metadata={"scrapbook": {"name": name, "mime_prefix": GLUE}},
+            )
+
+
+def finish_chapter() -> None:
+    """Close the chapter: drop stale keys, note what it read, and print how and where it ran.
+
+    In a replay, raises `RecordError` where a committed number was not recomputed.
+    """
+    global _running
+    chapter = _open_chapter("finish_chapter")
+    unseen = sorted(chapter.committed.keys() - chapter.entries.keys())
+    if chapter.replay and unseen:
+        raise RecordError(f"{chapter.path}: {', '.join(unseen)} stand there, but no cell recomputed them.")
+    if not chapter.replay:
+        _write(chapter, chapter.entries)
+    print(_footer(chapter))
+    _running = None
+
+
+def all_records() -> dict[str, dict[str, Any]]:
+    """Return every committed record of every chapter, by key."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(results_folder().glob("*.json")):
+        for key, entry in json.loads(path.read_text())["records"].items():
+            if key in found:
+                raise RecordError(f"{key} is recorded by {found[key]['chapter']} and by {path.stem}: rename one.")
+            found[key] = {**entry, "chapter": path.stem}
+    return found
+
+
+def _open_chapter(caller: str) -> Chapter:
+    if _running is None:
+        raise RecordError(f"{caller} was called outside a chapter: call start_chapter('NN-name') first.")
+    return _running
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return a value as JSON holds it, numbers rounded to eight significant digits."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(key, item) for item in value]
+    if isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            raise RecordError(f"{key} is {value}: only finite numbers are recorded.")
+        return float(f"{value:.8g}")
+    raise TypeError(f"{key}: a {type(value).__name__} was given: record numbers, texts or arrays of numbers.")
+
+
+def _is_text(plain: Any) -> bool:
+    flat = plain
+    while isinstance(flat, list) and flat:
+        flat = flat[0]
+    return isinstance(flat, str | bool)
+
+
+def _shown(plain: Any) -> Any:
+    return np.array(plain) if isinstance(plain, list) and not _is_text(plain) else plain
+
+
+def _compared(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the committed entry if the recomputed one agrees with it, else raise."""
+    if key not in chapter.committed:
+        raise RecordError(f"{chapter.path}: {key} is not there: run `make chapters` to record it.")
+    committed = chapter.committed[key]
+    if difference := _difference(entry, committed):
+        raise RecordError(f"{chapter.path}: {key}{difference}")
+    return committed
+
+
+def _steadied(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the committed entry where a run agrees with it, so that rounding on another machine changes no file."""
+    committed = chapter.steady.get(key)
+    return entry if committed is None or entry["kind"] == "timing" or _difference(entry, committed) else committed
+
+
+def _difference(entry: dict[str, Any], committed: dict[str, Any]) -> str:
+    """Say how an entry differs from the committed one beyond its tolerance; nothing where it does not."""
+    if entry["kind"] == committed["kind"] == "timing":
+        return ""
+    about = {name: entry.get(name) for name in ("unit", "seeds", "atol", "rtol", "kind")}
+    changed = [name for name, value in about.items() if value != committed.get(name)]
+    if changed or ("interval" in entry) != ("interval" in committed):
+        return f" was recorded with another {', '.join(changed) or 'interval'}: run `make chapters`."
+    for part in ("value", "interval"):
+        if part in entry and not _agree(entry[part], committed[part], entry):
+            return (
+                f": the {part} is {_brief(entry[part])} when recomputed, but "
+                f"{_brief(committed[part])} stands there (atol {entry.get('atol')}, rtol {entry.get('rtol')})."
+            )
+    return ""
+
+
+def _agree(found: Any, committed: Any, entry: dict[str, Any]) -> bool:
+    if _is_text(found) or _is_text(committed):
+        return found == committed
+    ours, theirs = np.asarray(found, dtype=float), np.asarray(committed, dtype=float)
+    if ours.shape != theirs.shape:
+        return False
+    return bool(np.allclose(ours, theirs, atol=entry["atol"], rtol=entry["rtol"]))
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+def _write(chapter: Chapter, entries: dict[str, dict[str, Any]]) -> None:
+    rows = [f"  {json.dumps(key)}: {json.dumps(entries[key])}" for key in sorted(entries)]
+    about = json.dumps(
+        {
+            "chapter": chapter.name,
+            "scale": chapter.scale,
+            "seed": chapter.seed,
+            **_machine(chapter),
+            "data": sorted(paths.files_read),
+        }
+    )
+    replace_text(chapter.path, f'{{"about": {about},\n "records": {{\n' + ",\n".join(rows) + "\n}}\n")
+
+
+def _machine(chapter: Chapter) -> dict[str, str]:
+    gpu, threads = chapter.device.startswith("cuda"), torch.get_num_threads()
+    return {
+        "device": torch.cuda.get_device_name() if gpu else f"CPU ({threads} thread{'s' * (threads != 1)})",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _footer(chapter: Chapter) -> str:
+    machine = _machine(chapter)
+    commit = subprocess.run(
+        ["git", "-C", str(root()), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    seconds = time.perf_counter() - chapter.began
+    return (
+        f"Ran in {seconds:.0f} s at scale {chapter.scale}, seed {chapter.seed}, on {machine['device']}; "
+        f"Python {machine['python']}, torch {machine['torch']}; commit {commit or 'unknown'}."
+    )

@@ -1,0 +1,67 @@
+"""The records of the sweep: written once, read by every page."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..paths import data_file, replace_text
+from . import controls
+
+RECORDS = "ladder.json"
+
+
+NULLS = "nulls"
+
+
+PARTS = ("rungs", NULLS, controls.NAME)
+
+
+def gathered(folder: Path, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what was found of every equation in a folder, their nulls and the controls, over what was known before."""
+    found: dict[str, Any] = {part: dict((known or {}).get(part, {})) for part in PARTS}
+    for part, beginning in zip(PARTS, ("rung-", f"{NULLS}-", f"{controls.NAME}-"), strict=True):
+        for path in sorted(folder.glob(f"{beginning}*.json")):
+            if not path.stem.endswith("-calibrated"):  # not yet evaluated
+                name = path.stem if part == PARTS[0] else path.stem.removeprefix(beginning)
+                found[part][name] = json.loads(path.read_text())["record"]
+    return found
+
+
+def known(path: Path) -> dict[str, Any]:
+    """Return what a file of records holds, nothing where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write records with one line for each rung, so that a change of one is a change of one line.
+
+    Numbers keep five significant digits, more than any of them is good for over seeds: the file holds the learning
+    curves and the profiles of two hundred calibrations, and is fetched with every clone.
+    """
+    parts = [
+        f" {_dense(part)}: {{\n"
+        + ",\n".join(f"  {_dense(name)}: {_dense(about)}" for name, about in sorted(whole.items()))
+        + "}"
+        for part, whole in found.items()
+    ]
+    replace_text(path, "{\n" + ",\n".join(parts) + "}\n")
+
+
+def _dense(value: Any) -> str:
+    return json.dumps(rounded(value), separators=(",", ":"))
+
+
+def rounded(value: Any) -> Any:
+    """Return records with their numbers as `write` keeps them."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+@cache
+def sweep_records() -> dict[str, Any]:
+    """Return what is known of every rung, by name: what made it, how it was judged, what it learnt."""
+    return json.loads(data_file(RECORDS).read_text())

@@ -1,0 +1,71 @@
+"""The sweep as a whole: every equation calibrated, the nulls beside them, and the controls, as jobs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..jobs import Job, Run
+from ..paths import DataError, sha256
+from ..teachers.recipes import fits
+from ..teachers.teacher import HELD, MINILM, cached_teacher, evaluation_flows, weights_of
+from .calibrate import Calibration
+from .controls import KINDS, Control
+from .evaluate import nulls_of
+from .specs import specs_of
+from .store import NULLS
+
+
+@dataclass(frozen=True)
+class NullsBeside(Job):
+    """Evaluates what stands beside every equation of a teacher: nulls, and what another seed's teacher reaches."""
+
+    teacher: str
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return f"{NULLS}-{self.teacher}"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the scale, the examples and the weights."""
+        names = [self.teacher] if self._other() is None else [self.teacher, self._other()]
+        weights = [_digest(name, run) for name in names]
+        return {"scale": run.scale, "held": HELD[run.scale], "teachers": dict(zip(names, weights, strict=True))}
+
+    def cost(self, run: Run) -> float:
+        """Return about as much as a hundred thousand right-hand sides."""
+        return 1e5
+
+    def do(self, run: Run) -> dict[str, Any]:
+        """Return the nulls' agreement, and that of the next seed's teacher where its weights are here or committed."""
+        teacher, other = cached_teacher(self.teacher, run), self._other()
+        reference, calibration = evaluation_flows(self.teacher, run)
+        own = teacher.untrained().of("heldout", HELD[run.scale], run.device)
+        known = other is not None and _digest(other, run) is not None
+        flows = evaluation_flows(other, run)[::-1] if known and other is not None else ()
+        return nulls_of(teacher, reference, calibration, own, flows)
+
+    def _other(self) -> str | None:
+        """Return the teacher of the next seed; the pretrained one has no seeds."""
+        return None if self.teacher == MINILM else f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % 5}"
+
+
+def sweep_jobs(run: Run, only: str = "*") -> list[Job]:
+    """Return the jobs that fit `only` (patterns, by commas): equations, controls, the nulls beside the equations."""
+    patterns = only.split(",")
+    calibrations = [Calibration(spec) for spec in specs_of(run.scale) if fits(spec.name, patterns)]
+    controls = [control for kind in KINDS if fits((control := Control(kind)).name, patterns)]
+    nulls = [NullsBeside(name) for name in dict.fromkeys(job.spec.teacher for job in calibrations)]
+    return [*calibrations, *controls, *nulls]
+
+
+def names(scale: str) -> list[str]:
+    """Return what there is to calibrate."""
+    return [*(spec.name for spec in specs_of(scale)), *(Control(kind).name for kind in KINDS)]
+
+
+def _digest(name: str, run: Run) -> str | None:
+    try:
+        weights = weights_of(name, run.folder)
+    except DataError:
+        return None  # weights of that seed are neither trained here nor committed
+    return None if weights is None else sha256(weights)

@@ -1,0 +1,1 @@
+"""The Transformers trained for this book."""

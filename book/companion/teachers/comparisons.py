@@ -1,0 +1,109 @@
+"""What stands beside the teachers: plain methods on their tasks, measured once by `make train`."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data import tokens as text
+from ..data.fashion_mnist import Pictures
+from ..data.splits import Splits, coder, digest_of, load_splits, shuffled
+from ..jobs import Job, Run, provenance
+from . import baselines
+from .recipes import fits
+
+NAME = "baselines"
+LENGTHS = (text.LENGTH, text.LENGTH // 2)
+# How much a smoke run looks at, of each training and test set.
+SMOKE = 400
+
+
+@dataclass(frozen=True)
+class Comparison(Job):
+    """Measures one plain method on a teacher's task: it sees the same pictures, windows and training rows.
+
+    TF-IDF counts the windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all (a
+    tenth of that at scale `smoke`, which looks at little).
+    """
+
+    method: str
+    kind: str
+    length: int
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return f"{NAME}-{self.method}"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the scale and the digest of the training set."""
+        return {"scale": run.scale, "data_sha256": digest_of(self.kind, self.length, run.folder)}
+
+    def do(self, run: Run) -> dict[str, Any]:
+        """Return the method's scores."""
+        began = time.perf_counter()
+        scores = _tasks(run)[self.kind][self.method][1]()
+        about = {"seconds": round(time.perf_counter() - began, 1), "versions": provenance(run.device)["versions"]}
+        return self.identity(run) | scores | about
+
+
+def comparison_jobs(run: Run, only: str = "*") -> list[Job]:
+    """Return the jobs of the plain methods that fit `only` (patterns, by commas)."""
+    found = [
+        Comparison(method, kind, length)
+        for kind, methods in _tasks(run).items()
+        for method, (length, _) in methods.items()
+    ]
+    return [job for job in found if fits(job.name, only.split(",")) or fits(NAME, only.split(","))]
+
+
+def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
+    """Return by kind of data, then name: the windows' length and the call that gives the scores."""
+
+    def drawn(kind: str, length: int) -> Splits:
+        found = load_splits(kind, length, run.folder)
+        if run.scale != "smoke":
+            return found
+        return found.small(SMOKE)._replace(train=shuffled(found.train, SMOKE))
+
+    def pictures(method, **settings):
+        found = drawn("image", 0)
+        test = found.tests["test"]
+        return _accuracy(method(Pictures(*found.train), Pictures(*test), **settings), len(test.labels))
+
+    def bag(length: int, words: int, read):
+        found = drawn("text", length)
+        test = found.tests["test"]
+        told, asked = (read(part.inputs) for part in (found.train, test))
+        named = baselines.tfidf(told, found.train.labels, asked, words)
+        return _accuracy(float((named == test.labels).double().mean()), len(test.labels))
+
+    def as_text(tokens: torch.Tensor) -> list[str]:
+        return [line.strip() for line in coder(run.folder).decode_batch(tokens.tolist(), skip_special_tokens=True)]
+
+    def following(order: int):
+        found = drawn("text", text.LENGTH)
+        loss = baselines.next_token(found.train.inputs, found.tests["test"].inputs, text.VOCABULARY, order)
+        return {"test_loss": loss}
+
+    image = {
+        "image-linear": (0, lambda: pictures(baselines.linear_pixels)),
+        "image-neighbours": (0, lambda: pictures(baselines.nearest_neighbours)),
+    }
+    texts = {
+        f"text-{length}-tfidf-{name}": (length, lambda length=length, words=words, read=read: bag(length, words, read))
+        for length in LENGTHS
+        for name, words, read in (("1", 1, as_text), ("2", 2, as_text), ("pieces", 1, _as_pieces))
+    }
+    runs = {f"text-causal-runs-{order}": (text.LENGTH, lambda order=order: following(order)) for order in (1, 2, 3)}
+    return {"image": image, "text": texts | runs}
+
+
+def _as_pieces(tokens: torch.Tensor) -> list[str]:
+    """Name each piece by its number: words to a bag of words, and exactly what a teacher sees."""
+    return [" ".join(f"piece{number}" for number in row if number != text.PAD) for row in tokens.tolist()]
+
+
+def _accuracy(share: float, examples: int) -> dict[str, Any]:
+    return {"test_accuracy": round(share * examples) / examples, "test_examples": examples}

@@ -1,0 +1,268 @@
+"""The Transformers that equations are calibrated to: their Flows, split by split, heads in one order across depth."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pdelens import models
+from pdelens.agreement.matching import align_heads
+from pdelens.attention.capture import flow_of
+from pdelens.flow import Flow, padding_of
+from pdelens.lattice import Chain, Grid, Lattice
+from pdelens.models import Transformer
+
+from ..data import reviews as reviews_module
+from ..data import tokens as text
+from ..data.fashion_mnist import fashion_mnist, fashion_mnist_subset
+from ..data.reviews import movie_reviews
+from ..data.splits import fair_order
+from ..jobs import Run
+from ..paths import data_file
+from ..pretrained.models import minilm
+
+# So many calibration examples decide the order of heads; validation comes after them.
+ALIGNING = 256
+VALIDATION = 128
+MINILM = "minilm"
+PRETRAINED_TOKENS = 32
+Inputs = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A Transformer under study, with its data.
+
+    `inputs(split, count)` gives at most so many of the split's inputs: "train" (the same fair sample
+    each time), "calibration" or "heldout", with their classes. `orders` permute each layer's heads so
+    that they continue the layer before; found on calibration examples alone.
+    """
+
+    name: str
+    model: nn.Module
+    lattice: Lattice
+    width: int
+    heads: int
+    layers: int
+    inputs: Callable[[str, int | None], tuple[Inputs, Tensor]]
+    orders: tuple[Tensor, ...] = ()
+    epsilon: float = 1e-5
+    form: str = "pre"
+
+    def flow(self, inputs: Inputs, keep: str | torch.device = "cpu", batch: int = 256) -> Flow:
+        """Return the Flow on inputs, with aligned heads and the lattice."""
+        flow = flow_of(self.model, inputs, keep=keep, batch=batch)
+        if self.orders:
+            flow = flow.permute_heads(self.orders)
+        return replace(flow, lattice=self.lattice)
+
+    def of(self, split: str, count: int | None = None, keep: str | torch.device = "cpu") -> Flow:
+        """Return the Flow on a split's first so many examples."""
+        return self.flow(self.inputs(split, count)[0], keep)
+
+    def readout(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the classes' logits that the subject's own head gives a last state (batch, tokens, width)."""
+        if not isinstance(self.model, Transformer):
+            raise TypeError(f"{self.name} has no classes: its head can't be asked.")
+        return self.model.readout(state, padding_of(mask))
+
+    def untrained(self) -> "Teacher":
+        """Return the same architecture with its library's own initialisation, heads as they are."""
+        if isinstance(self.model, Transformer):
+            device = next(self.model.parameters()).device
+            made = Transformer(self.model.configuration, int(self.name[-1])).eval().to(device)
+        else:
+            made = minilm(trained=False).model.eval()
+        return replace(self, model=made, orders=())
+
+    def share(self, parameters: int) -> float:
+        """Return a number of parameters as a share of the subject's blocks'."""
+        return parameters / sum(value.numel() for value in blocks_of(self.model).parameters())
+
+
+def blocks_of(model: nn.Module) -> nn.Module:
+    """Return the part of a model that an equation stands for: its layers."""
+    return model.blocks if isinstance(model, Transformer) else model.encoder.layer  # type: ignore[union-attr]
+
+
+def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") -> Teacher:
+    """Return a teacher by name, from a folder of weights where it is there, else from `data/weights`.
+
+    "minilm" is the pretrained encoder, in the post-norm form. Heads are aligned on `ALIGNING` calibration examples.
+    """
+    if name == MINILM:
+        return of_minilm(device)
+    path = weights_of(name, folder)
+    assert path is not None
+    return of_teacher(name, models.load(path)[0].to(device))
+
+
+def of_teacher(name: str, model: Transformer) -> Teacher:
+    """Return the subject of a small teacher: pictures or texts as its configuration says."""
+    made = model.configuration
+    side = made.side // made.patch
+    lattice = Chain(made.length, causal=made.causal) if made.vocabulary else Grid(side, side)
+    inputs = _texts(made.length) if made.vocabulary else _pictures
+    form = made.placement
+    found = Teacher(name, model, lattice, made.width, made.heads, made.layers, inputs, form=form)
+    return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
+
+
+def of_minilm(device: str = "cpu") -> Teacher:
+    """Return the pretrained encoder, reading the first `PRETRAINED_TOKENS` pieces of the same reviews."""
+    encoder = minilm()
+    configuration: Any = encoder.model.config
+
+    def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
+        wanted = _text_split(split)
+        reviews = [review for review in movie_reviews() if reviews_module.split_of(review.text) == wanted]
+        chosen = [reviews[number] for number in fair_order(len(reviews))[:count].tolist()]
+        rows = encoder.encode([reviews_module.clean(review.text) for review in chosen], PRETRAINED_TOKENS)
+        return rows, torch.tensor([review.label for review in chosen])
+
+    lattice, heads = Chain(PRETRAINED_TOKENS), configuration.num_attention_heads
+    found = Teacher(
+        MINILM,
+        encoder.model.eval().to(device),
+        lattice,
+        configuration.hidden_size,
+        heads,
+        configuration.num_hidden_layers,
+        inputs,
+        epsilon=configuration.layer_norm_eps,
+        form="post",
+    )
+    return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
+
+
+def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
+    data = fashion_mnist(True) if split == "train" else fashion_mnist_subset(split)
+    chosen = fair_order(len(data.labels))[:count] if split == "train" else slice(count)
+    return data.images[chosen], data.labels[chosen]
+
+
+def _texts(length: int) -> Callable[[str, int | None], tuple[Inputs, Tensor]]:
+    def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
+        data = _windows(_text_split(split), length)
+        chosen = fair_order(len(data.labels))[:count]
+        tokens = data.tokens[chosen]
+        return {"inputs": tokens, "mask": tokens != text.PAD}, data.labels[chosen]
+
+    return inputs
+
+
+def _text_split(split: str) -> str:
+    """Return the reviews' split: they have none for calibration, so the validation reviews are it."""
+    return {"calibration": "validation", "heldout": "test"}.get(split, split)
+
+
+@cache
+def _windows(split: str, length: int) -> text.Windows:
+    return text.windows(split, length)
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """A subject's Flows on many examples in half precision: what a calibration draws its batches from.
+
+    Running the subject anew for every batch would cost a third of each step. Memory: for 49 tokens, width
+    64, six layers of four heads 160 kB an example.
+    """
+
+    states: Tensor  # (examples, layers + 1, tokens, width)
+    attention: Tensor  # (examples, layers, heads, tokens, tokens)
+    mask: Tensor  # (examples, tokens)
+    labels: Tensor  # (examples,)
+    lattice: Lattice
+    causal: bool = False
+
+    @classmethod
+    def of(cls, teacher: Teacher, split: str, count: int, device: str | torch.device = "cpu") -> "Bank":
+        """Run a subject on so many examples of a split and keep its Flows on a device."""
+        inputs, labels = teacher.inputs(split, count)
+        states, attention, masks, causal = [], [], [], False
+        for start in range(0, len(labels), 250):
+            flow = teacher.flow(_part(inputs, slice(start, start + 250)), device)
+            states.append(torch.stack(flow.states, 1).half())
+            attention.append(torch.stack(flow.attention, 1).half())
+            masks.append(flow.mask)
+            causal = flow.causal
+        parts = torch.cat(states), torch.cat(attention), torch.cat(masks), labels.to(device)
+        return cls(*parts, teacher.lattice, causal)
+
+    def draw(self, generator: torch.Generator, batch: int) -> tuple[Flow, Tensor]:
+        """Return a batch drawn with replacement, as a Flow in single precision, and its classes."""
+        chosen = torch.randint(0, len(self.labels), (batch,), generator=generator).to(self.states.device)
+        return self.flow(chosen), self.labels[chosen]
+
+    def flow(self, chosen: Tensor | slice) -> Flow:
+        """Return the Flow of chosen examples."""
+        attention = self.attention[chosen].float()
+        # Halves round: rows sum to 1 again, but for padding, whose rows may hold anything.
+        attention = attention / attention.sum(-1, keepdim=True).clamp_min(1e-6)
+        states = self.states[chosen].float().unbind(1)
+        return Flow(states, attention.unbind(1), self.mask[chosen], self.causal, lattice=self.lattice)
+
+
+def _part(inputs: Inputs, chosen: slice) -> Inputs:
+    if isinstance(inputs, Mapping):
+        return {name: value[chosen] for name, value in inputs.items()}
+    return inputs[chosen]
+
+
+# How many held-out, and calibration, examples an equation is evaluated on.
+HELD = {"smoke": 16, "book": 192, "full": 1024}
+
+
+def cached_teacher(name: str, run: Run | None = None) -> Teacher:
+    """Return a teacher, kept: who asks again gets the same one (`teacher_named` gives a fresh one).
+
+    From the run's folder and on its device; without one from `data/weights`, on the CPU.
+    """
+    return _cached_teacher(name, None if run is None else run.timeless)
+
+
+@lru_cache(maxsize=4)
+def _cached_teacher(name: str, run: Run | None) -> Teacher:
+    return teacher_named(name) if run is None else teacher_named(name, run.folder, run.device)
+
+
+def cached_bank(name: str, run: Run, count: int) -> Bank:
+    """Return a teacher's training Flows, kept until another's are asked for."""
+    return _cached_bank(name, run.timeless, count)
+
+
+@lru_cache(maxsize=1)
+def _cached_bank(name: str, run: Run, count: int) -> Bank:
+    return Bank.of(cached_teacher(name, run), "train", count, run.device)
+
+
+def flow_on(name: str, run: Run, split: str, count: int) -> Flow:
+    """Return a teacher's Flow on examples apart, kept; "validation" comes after the aligning calibration examples."""
+    return _flow_on(name, run.timeless, split, count)
+
+
+@lru_cache(maxsize=6)
+def _flow_on(name: str, run: Run, split: str, count: int) -> Flow:
+    teacher = cached_teacher(name, run)
+    if split != "validation":
+        return teacher.of(split, count, run.device)
+    whole = teacher.of("calibration", ALIGNING + count, run.device)
+    return whole.select(slice(ALIGNING, None))
+
+
+def evaluation_flows(name: str, run: Run) -> tuple[Flow, Flow]:
+    """Return a teacher's held-out and calibration Flow that its equations and its nulls are evaluated on."""
+    return flow_on(name, run, "heldout", HELD[run.scale]), flow_on(name, run, "calibration", HELD[run.scale])
+
+
+def weights_of(name: str, folder: Path | None = None) -> Path | None:
+    """Return the file of a teacher's weights, in a folder or else committed; None for the pretrained one."""
+    if name == MINILM:
+        return None
+    path = None if folder is None else folder / f"{name}.safetensors"
+    return path if path is not None and path.exists() else data_file(f"weights/{name}.safetensors")

@@ -1,0 +1,1 @@
+"""What the theory pages check by computing."""

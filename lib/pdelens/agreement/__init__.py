@@ -1,0 +1,1 @@
+"""How alike two flows are: measures, nulls, matched heads, and the report of all three."""

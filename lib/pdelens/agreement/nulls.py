@@ -1,0 +1,137 @@
+"""What could score as well without knowing anything: the nulls that stand beside every agreement.
+
+An attention null is one map a layer, each broadcastable to (batch, heads, queries, keys). A state
+null is one state a depth.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..flow import Flow
+
+Maps = tuple[Tensor, ...]
+
+
+def uniform(reference: Flow) -> Maps:
+    """The constant map: every query sees all the keys it may see alike."""
+    allowed = reference.allowed().to(reference.attention[0].dtype)
+    row = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
+    return (row,) * reference.layers
+
+
+def mean_map(calibration: Flow, reference: Flow | None = None) -> Maps:
+    """The teacher's mean map per layer and head over the calibration split: it knows positions only.
+
+    With `reference`, the mean is restricted to each example's allowed keys and rows sum to 1 again.
+    """
+    means = tuple(attention.mean(0, keepdim=True) for attention in calibration.attention)
+    if calibration.padding is not None:
+        counts = calibration.mask.to(means[0].dtype).sum(0).clamp_min(1)[None, None, :, None]
+        keep = calibration.mask[:, None, :, None]
+        means = tuple((attention * keep).sum(0, keepdim=True) / counts for attention in calibration.attention)
+    if reference is None or reference.padding is None:
+        return means
+    return tuple(_restricted(mean, reference) for mean in means)
+
+
+def other_input(reference: Flow, seed: int = 0) -> Maps:
+    """Another example's maps: right mean, right spread, wrong content."""
+    if reference.examples < 2:
+        raise ValueError("one example was given: another input's map needs at least two.")
+    order = _derangement(reference.examples, seed)
+    return tuple(_restricted(attention[order], reference) for attention in reference.attention)
+
+
+def shuffled_layers(reference: Flow, seed: int = 0) -> Maps:
+    """The same example's maps of another layer: does agreement need the right depth?"""
+    if reference.layers < 2:
+        raise ValueError("a Flow of one layer was given: shuffling layers needs at least two.")
+    order = _derangement(reference.layers, seed).tolist()
+    return tuple(reference.attention[layer] for layer in order)
+
+
+def attention_nulls(
+    reference: Flow, calibration: Flow, untrained: Flow | None = None, seed: int = 0
+) -> dict[str, Maps]:
+    """Return every attention null by name; `untrained` is a twin's Flow on the same inputs."""
+    nulls = {
+        "uniform": uniform(reference),
+        "mean map": mean_map(calibration, reference),
+        "other input": other_input(reference, seed),
+        "shuffled layers": shuffled_layers(reference, seed),
+    }
+    if untrained is not None:
+        nulls["untrained twin"] = untrained.attention
+    return nulls
+
+
+def perturbed(reference: Flow, spread: float, seed: int = 0) -> Maps:
+    """The teacher's maps with Gaussian noise of sd `spread` on every logit: known to agree (power check)."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = []
+    for attention in reference.attention:
+        noise = torch.randn(attention.shape, generator=generator).to(attention)
+        noisy = attention * (spread * noise).exp()
+        maps.append(noisy / noisy.sum(-1, keepdim=True).clamp_min(1e-30))
+    return tuple(maps)
+
+
+def state_nulls(reference: Flow, calibration: Flow) -> dict[str, tuple[Tensor, ...]]:
+    """Return the state nulls by name, one state a depth.
+
+    `identity` and `affine` come one-step (from the true previous state) and rolled out (from the
+    state at depth 0 alone); `mean state` knows depth, token and channel only. The affine map is one
+    matrix a layer, the same for every token, fitted by least squares on the calibration split.
+    """
+    maps = [_least_squares(a, b, calibration.mask) for a, b in pairwise(calibration.states)]
+    stepped = [reference.states[0]]
+    rolled = [reference.states[0]]
+    for layer, (matrix, bias) in enumerate(maps):
+        stepped.append(reference.states[layer] @ matrix + bias)
+        rolled.append(rolled[-1] @ matrix + bias)
+    first = reference.states[0]
+    return {
+        "identity, one step": (first, *reference.states[:-1]),
+        "identity, rolled out": (first,) * len(reference.states),
+        "affine, one step": tuple(stepped),
+        "affine, rolled out": tuple(rolled),
+        "mean state": tuple(mean.expand_as(first) for mean in mean_states(calibration)),
+    }
+
+
+def mean_states(calibration: Flow) -> tuple[Tensor, ...]:
+    """The mean state per depth, token and channel over the calibration split, each (tokens, width)."""
+    keep = calibration.mask[..., None].to(calibration.states[0].dtype)
+    count = keep.sum(0).clamp_min(1)
+    return tuple((state * keep).sum(0) / count for state in calibration.states)
+
+
+def _restricted(maps: Tensor, reference: Flow) -> Tensor:
+    """Keep only the allowed keys and make rows sum to 1; a row left with nothing becomes uniform."""
+    allowed = reference.allowed().to(maps.dtype)
+    kept = maps * allowed
+    total = kept.sum(-1, keepdim=True)
+    flat = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
+    return torch.where(total > 1e-9, kept / total.clamp_min(1e-9), flat)
+
+
+def _derangement(count: int, seed: int) -> Tensor:
+    """Return an order that leaves nothing in place: a random cycle through all."""
+    cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return order
+
+
+def _least_squares(before: Tensor, after: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    keep = torch.ones(before.shape[:2], dtype=torch.bool) if mask is None else mask
+    x, y = before[keep].double(), after[keep].double()
+    ones = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
+    design = torch.cat([x, ones], 1)
+    gram = design.T @ design
+    # A ridge far below the data's own scale: states may lie in a subspace.
+    gram += 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    solution = torch.linalg.solve(gram, design.T @ y).to(before.dtype)
+    return solution[:-1], solution[-1]

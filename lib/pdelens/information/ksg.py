@@ -1,0 +1,51 @@
+"""Mutual information by nearest neighbours in the maximum norm, in nats.
+
+Kraskov, Stoegbauer and Grassberger (2004, Phys. Rev. E 69, 066138). It takes continuous samples: ties make a k-th
+distance zero or shared and bias the estimate, so ties are broken first (`samples.untied`).
+"""
+
+import torch
+from torch import Tensor
+
+from . import neighbours as search
+
+
+def ksg(x: Tensor, y: Tensor, *, neighbours: int = 10, variant: int = 1) -> float:
+    r"""Return the KSG estimate of I(X;Y) in nats.
+
+    Variant 1, with $n_x$ the other points strictly nearer in x than the k-th neighbour in (x, y):
+
+    $$I_1 = \psi(k) + \psi(N) - \langle \psi(n_x + 1) + \psi(n_y + 1) \rangle$$
+
+    Variant 2, with $n_x$ the points no farther in x than the farthest of the k neighbours is in x:
+
+    $$I_2 = \psi(k) - 1/k + \psi(N) - \langle \psi(n_x) + \psi(n_y) \rangle$$
+
+    `x` (samples, dx) and `y` (samples, dy), both in the units in which the maximum norm shall compare their
+    columns (variant 1 changes with their relative scale). No estimate passes `psi(samples) - psi(neighbours)`.
+    Raises ValueError for other shapes, NaN, or fewer than `neighbours + 1` samples. Cost: 5,000 samples of
+    5 + 5 columns take some 0.2 s on one CPU thread; memory does not grow with the samples' square.
+
+    Source: Kraskov et al. (2004), equations 8 and 9.
+
+    >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> exact = -0.5 * torch.tensor(1 - 0.8**2).log()
+    >>> bool(abs(ksg(x, 0.8 * x + 0.6 * noise) - exact) < 0.1)
+    True
+    """
+    for name, part in (("x", x), ("y", y)):
+        search.check_points(part, name)
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} and {len(y)} samples were given: sample i of each belongs together.")
+    if not 1 <= neighbours < len(x):
+        raise ValueError(f"{neighbours} neighbours of {len(x)} samples were asked for: 1 ... samples - 1 are there.")
+    if variant not in (1, 2):
+        raise ValueError(f"Variant {variant!r} of KSG was asked for: there are 1 and 2.")
+    x, y = x.detach().double(), y.detach().double()
+    distance, index = search.nearest(torch.cat([x, y], 1), neighbours)
+    first = variant == 1
+    radii = 2 * [distance[:, -1]] if first else [(t[index] - t[:, None]).abs().amax(-1).amax(1) for t in (x, y)]
+    inside = [search.count_within(t, radius, strict=first) + first for t, radius in zip((x, y), radii, strict=True)]
+    psi_k, psi_n = torch.digamma(torch.tensor([neighbours, len(x)], dtype=torch.float64)).tolist()
+    constant = psi_k + psi_n - (0 if first else 1 / neighbours)
+    return float(constant - torch.digamma(torch.stack(inside).double()).mean(-1).sum())

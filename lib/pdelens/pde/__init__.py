@@ -1,0 +1,1 @@
+"""The equation: terms, constraints, integrators, stability, and its calibration to flows."""

@@ -1,0 +1,334 @@
+"""Calibrates a PDE to a teacher's Flows, under a named supervision and a named policy of sub-steps."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..flow import Flow
+from .checkpoints import generator_for
+from .equation import PDE
+from .integrate import DivergenceError, solve
+from .loop import Loop
+from .modes import Modes
+from .muon import Muon
+from .schemes import Steps
+
+OPTIMIZERS = ("muon", "adam")
+SUPERVISIONS = ("states", "attention+states", "attention+states+logits", "labels")
+Flows = Flow | Callable[[torch.Generator, int], Flow | tuple[Flow, Tensor]]
+
+
+class FitError(RuntimeError):
+    """A calibration diverged; the message names step and term, and where the last good state lies.
+
+    >>> from pdelens import PDE, Chain, Flow
+    >>> from pdelens.pde.terms import Diffusion
+    >>> heat, teacher = PDE({"d": Diffusion(Chain(4), 2)}, Chain(4), 1.0), Flow(torch.randn(2, 8, 4, 2))
+    >>> fit(heat, teacher, supervision="states", peak_rate=1e38, optimizer="adam")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pdelens.pde.fit.FitError: optimiser step 1: ...
+    """
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a calibration does, and what makes it the same again.
+
+    `substeps` is the policy, by `method`: a number (fixed), or (low, high), drawn anew at every step. `graded`, where
+    given, replaces it: (low, high) for each layer, the last also for the rest, drawn for each layer by itself.
+    `entry` are times inside the first layer, as shares of it, at which steps begin too (graded like layers of their
+    own): where a small embedding is carried far at once, even steps miss its beginning. `refinement` adds this weight
+    times the distance between one and two times as many sub-steps (the refinement penalty). `forced` is the share of
+    steps at the beginning that start every layer from the teacher's own state (teacher forcing), `doubled` the share at
+    the end that takes twice as many sub-steps. `patience` counts validations without improvement before stopping early
+    (0: never). `optimizer` is "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean nothing.
+
+    >>> Plan(substeps=(2, 4), method="heun").finest.substeps
+    (4,)
+    """
+
+    supervision: str = "attention+states"
+    substeps: int | tuple[int, int] = 1
+    graded: tuple[tuple[int, int], ...] = ()
+    entry: tuple[float, ...] = ()
+    refinement: float = 0.0
+    forced: float = 0.0
+    doubled: float = 0.0
+    method: str = "lie"
+    optimizer: str = "muon"
+    steps: int = 1000
+    batch: int = 64
+    peak_rate: float = 3e-3
+    validate_every: int = 100
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.supervision not in SUPERVISIONS:
+            raise ValueError(f"supervision {self.supervision!r} was given: choose from {', '.join(SUPERVISIONS)}.")
+        for low, high in self.ranges:
+            if low < 1 or high < low:
+                raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
+        if any(not a < b for a, b in pairwise((0.0, *self.entry, 1.0))):
+            raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
+        for name, share in (("forced", self.forced), ("doubled", self.doubled)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The fewest and most sub-steps of each layer, of which the last stands for the rest."""
+        if self.graded:
+            return self.graded
+        return ((self.substeps, self.substeps) if isinstance(self.substeps, int) else self.substeps,)
+
+    def draw(self, generator: torch.Generator, layers: int) -> Steps:
+        """Return how one optimiser step integrates."""
+        if not self.graded:
+            return Steps(self.method, _between(self.ranges[0], generator))
+        every = [self.graded[min(part, len(self.graded) - 1)] for part in range(layers + len(self.entry))]
+        return Steps(self.method, tuple(_between(one, generator) for one in every))
+
+    def times(self, depths: Sequence[float]) -> list[float]:
+        """Return depths with the entry times between the first two."""
+        first, second = depths[:2]
+        return [first, *(first + share * (second - first) for share in self.entry), *depths[1:]]
+
+    @property
+    def finest(self) -> Steps:
+        """How validation integrates: with the most sub-steps."""
+        most = Steps(self.method, tuple(high for _, high in self.ranges))
+        return _doubled(most) if self.doubled else most
+
+
+def _between(ends: tuple[int, int], generator: torch.Generator) -> int:
+    return int(torch.randint(ends[0], ends[1] + 1, (1,), generator=generator))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A calibrated PDE (`pde`), the `record` of its calibration, and whether it came to its end (`finished`).
+
+    The record holds `job` (the plan and the equation), `step`, `seconds`, `best` (the lowest validation loss) and
+    `curve`, rows of [step, training loss, validation loss].
+
+    >>> from pdelens import PDE, Chain, Flow
+    >>> from pdelens.pde.terms import Diffusion
+    >>> heat, teacher = PDE({"d": Diffusion(Chain(4), 2)}, Chain(4), 1.0), Flow(torch.randn(2, 8, 4, 2))
+    >>> found = fit(heat, teacher, supervision="states", steps=9, stop_after=2)
+    >>> found.finished, found.record["step"]
+    (False, 2)
+    """
+
+    pde: PDE
+    record: dict[str, Any] = field(repr=False)
+    finished: bool = True
+
+
+def fit(
+    pde: PDE,
+    flows: Flows,
+    plan: Plan | None = None,
+    *,
+    validation: Flow | None = None,
+    readout: Callable[..., Tensor] | None = None,
+    checkpoint: str | Path | None = None,
+    stop_after: int | None = None,
+    until: float | None = None,
+    **settings: Any,
+) -> Fit:
+    """Calibrate a PDE to a teacher, rolled out from the state at depth 0 alone.
+
+    `flows` is the teacher's Flow, from which batches are drawn, or a function (generator, batch) ->
+    Flow (with `labels` supervision: -> (Flow, labels)). The loss sums, over what `supervision` names:
+    `states`: squared error over variance, mean over depths 1 ... L; `attention`: KL(teacher, PDE) per
+    row; `logits`: KL of the classes that `readout` gives for a last state (and its mask, where tokens are
+    padded); `labels`: their cross-entropy, no teacher.
+    `settings` are fields of `Plan`. With `checkpoint`, a killed calibration goes on where it was and
+    ends with the same result; `stop_after` so many steps, or at the time `until` (as `time.time`), it
+    leaves off there itself, and the result is not `finished`. The parameters of the best validation are
+    kept (`labels`: of the last step, as the Flow for validation has no labels). Raises `FitError` where
+    the loss is no longer finite. One cycle of the rate, gradients clipped at norm 1. Cost: a step is a roll-out
+    and its gradient, about three times the right-hand sides of `Plan.substeps`. Source: distillation of states and
+    attention as in MiniLM (Wang et al. 2020, arXiv 2002.10957), here through the solver's steps.
+
+    >>> from pdelens import Chain, integrate
+    >>> from pdelens.pde.terms import Diffusion
+    >>> heat = lambda value: PDE({"diffusion": Diffusion(Chain(6), 4, value)}, Chain(6), depth=1)
+    >>> teacher = integrate(heat(0.3), torch.randn(32, 6, 4), method="rk4", substeps=4)
+    >>> found = fit(heat(0.1), teacher, supervision="states", method="heun", substeps=2, steps=60, peak_rate=0.1)
+    >>> bool((found.pde.terms["diffusion"].diffusivity(0.0) > 0.25).all())
+    True
+    """
+    plan = Plan(**settings) if plan is None else plan
+    validation = None if plan.supervision == "labels" else validation
+    if plan.supervision in ("labels", "attention+states+logits") and readout is None:
+        raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
+    path = None if checkpoint is None else Path(checkpoint)
+    job = asdict(plan) | {"equation": str(pde)}
+    loop = Loop(pde, _optimizer(pde, plan), job, plan.steps, plan.peak_rate, checkpoint=path)
+    about, best = {"curve": [], "best": None, "waited": 0} | loop.about, loop.extra
+    loop.about, scales = about, best.pop("scales", None)
+    for number in loop:
+        flow, labels = _drawn(flows, generator_for(plan.seed, number), plan.batch)
+        scales = _variances(flow) if scales is None else scales
+        loss = _guarded(partial(_loss, pde, flow, labels, plan, scales, readout, number), number, path)
+        loop.descend(loss, partial(torch.nn.utils.clip_grad_norm_, pde.parameters(), 1.0))
+        if loop.due(plan.validate_every):
+            held = loss if validation is None else _validated(pde, validation, plan, scales, readout, number, path)
+            best = _better(pde, about, float(loss.detach()), float(held.detach()), best, validation is None)
+            loop.bar.set_postfix(loss=f"{float(loss.detach()):.4f}", validation=f"{float(held.detach()):.4f}")
+            loop.keep(best | {"scales": scales})
+            if _patience_is_out(plan, about) or (until is not None and time.time() > until):
+                loop.stop()
+        if stop_after is not None and about["step"] - loop.began >= stop_after:
+            loop.stop()
+    finished = about["step"] >= plan.steps or _patience_is_out(plan, about)
+    if finished and best:
+        pde.load_state_dict(best)
+    return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best", "seconds")}, finished)
+
+
+def _better(pde: PDE, about: dict[str, Any], loss: float, held: float, best: dict[str, Tensor], any_: bool):
+    """Note a validation; return the parameters of the best so far (`any_`: without validation, the last)."""
+    about["curve"].append([about["step"], loss, held])
+    better = any_ or about["best"] is None or held < about["best"]
+    about["waited"] = 0 if better else about["waited"] + 1
+    if not better:
+        return best
+    about["best"] = held
+    return {name: value.detach().clone() for name, value in pde.state_dict().items()}
+
+
+def _patience_is_out(plan: Plan, about: dict[str, Any]) -> bool:
+    return bool(plan.patience and about["waited"] >= plan.patience)
+
+
+def _drawn(flows: Flows, generator: torch.Generator, batch: int) -> tuple[Flow, Tensor | None]:
+    if isinstance(flows, Flow):
+        drawn = flows.select(torch.randperm(flows.examples, generator=generator)[:batch])
+    else:
+        drawn = flows(generator, batch)
+    flow, labels = drawn if isinstance(drawn, tuple) else (drawn, None)
+    return flow.detach(), labels  # a teacher's Flow is data, whatever made it
+
+
+def _variances(flow: Flow) -> Tensor:
+    """Variance of the teacher's states about their mean over examples, per depth from 1, (layers,)."""
+    return torch.stack([(s - s.mean(0)).square().mean() for s in flow.states[1:]]).detach()
+
+
+def _optimizer(pde: PDE, plan: Plan) -> torch.optim.Optimizer:
+    """Return the optimiser: under Muon, matrices among the coefficients are stepped as such, the rest by Adam."""
+    if plan.optimizer == "adam":
+        return torch.optim.Adam(pde.parameters(), lr=plan.peak_rate, betas=(0.9, 0.98))
+    matrices: dict[int, list[Tensor]] = {}
+    for module in pde.modules():
+        if isinstance(module, Modes) and module.coefficients.ndim == 3 and min(module.coefficients.shape[1:]) > 2:
+            matrices.setdefault(module.parts, []).append(module.coefficients)
+    taken = {id(value) for values in matrices.values() for value in values}
+    groups: list[dict[str, Any]] = [{"params": values, "parts": parts} for parts, values in sorted(matrices.items())]
+    rest = [value for value in pde.parameters() if id(value) not in taken]
+    return Muon([*groups, {"params": rest, "matrix": False}], plan.peak_rate)
+
+
+def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, number: int) -> Tensor:
+    how = plan.draw(generator_for(plan.seed, 10_000_000 + number), flow.layers)
+    if number >= (1 - plan.doubled) * plan.steps:
+        how = _doubled(how)
+    if number < plan.forced * plan.steps:
+        states, maps = _forced(pde, flow, how, plan)
+    else:
+        states, maps = _rolled_out(pde, flow, how, plan)
+    loss = _supervised(states, maps, flow, labels, plan, scales, readout)
+    if plan.refinement:
+        finer, _ = _rolled_out(pde, flow, _doubled(how), plan)
+        loss = loss + plan.refinement * _state_loss(finer, states, flow, scales)
+    return loss
+
+
+def _doubled(how: Steps) -> Steps:
+    counts = (how.substeps,) if isinstance(how.substeps, int) else how.substeps
+    return replace(how, substeps=tuple(2 * count for count in counts))
+
+
+def _rolled_out(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
+    states, maps = solve(pde, flow.states[0], plan.times(flow.depths.tolist()), how, flow.padding)
+    entries = len(plan.entry)
+    return states[:1] + states[1 + entries :], maps[:1] + maps[1 + entries :]
+
+
+def _forced(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what every layer makes of the teacher's own state before it."""
+    states, maps = [flow.states[0]], []
+    for layer, ends in enumerate(pairwise(flow.depths.tolist())):
+        inner = (how, plan.times(ends)) if layer == 0 else (how.at(layer + len(plan.entry)), list(ends))
+        moved, attention = solve(pde, flow.states[layer], inner[1], inner[0], flow.padding)
+        states.append(moved[-1])
+        maps += attention[:1]
+    return states, maps
+
+
+def _supervised(states, maps, flow: Flow, labels, plan: Plan, scales: Tensor, readout) -> Tensor:
+    if plan.supervision == "labels":
+        return F.cross_entropy(_classes(readout, states[-1], flow), labels)
+    loss = _state_loss(states, flow.states, flow, scales)
+    if "attention" in plan.supervision and maps:  # an equation without attention is held to the states alone
+        loss = loss + _attention_loss(maps, flow)
+    if "logits" in plan.supervision:
+        ours, theirs = (_classes(readout, state, flow).log_softmax(-1) for state in (states[-1], flow.states[-1]))
+        loss = loss + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    return loss
+
+
+def _classes(readout, state: Tensor, flow: Flow) -> Tensor:
+    mask = flow.padding
+    return readout(state) if mask is None else readout(state, mask)
+
+
+def _state_loss(ours, theirs, flow: Flow, scales: Tensor) -> Tensor:
+    keep = flow.mask
+    parts = [
+        (a[keep] - b[keep]).square().mean() / scale
+        for a, b, scale in zip(ours[1:], theirs[1:], scales.to(ours[-1]), strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+def _attention_loss(maps, flow: Flow) -> Tensor:
+    """Return KL(teacher, PDE) in nats, mean over layers, heads and real rows."""
+    parts = []
+    for ours, theirs in zip(maps, flow.attention, strict=True):
+        rows = (torch.xlogy(theirs, theirs) - theirs * ours.clamp_min(1e-12).log()).sum(-1)  # (batch, heads, queries)
+        parts.append(rows.transpose(1, 2)[flow.mask].mean())
+    return torch.stack(parts).mean()
+
+
+@torch.no_grad()
+def _validated(pde, validation, plan, scales, readout, number, path) -> Tensor:
+    def measure() -> Tensor:
+        states, maps = _rolled_out(pde, validation, plan.finest, plan)
+        return _supervised(states, maps, validation, None, plan, scales, readout)
+
+    return _guarded(measure, number, path)
+
+
+def _guarded(measure: Callable[[], Tensor], number: int, path: Path | None) -> Tensor:
+    kept = f"; the last good state is in {path}" if path is not None and path.exists() else ""
+    try:
+        loss = measure()
+    except DivergenceError as error:
+        raise FitError(f"optimiser step {number}: {error} Lower peak_rate{kept}.") from error
+    if not bool(torch.isfinite(loss.detach())):
+        raise FitError(f"optimiser step {number}: the loss is {float(loss.detach())}; lower peak_rate{kept}.")
+    return loss

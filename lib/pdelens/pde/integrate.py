@@ -1,0 +1,220 @@
+"""Integrators in depth-time: what gives a Flow from a PDE.
+
+A method is a row of `schemes.SCHEMES`; `dopri5` chooses its own steps (torchdiffeq).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..flow import Flow, finite
+from .equation import PDE
+from .schemes import SCHEMES, Clip, Frozen, Steps, Watch
+from .stability import reaction_notes, refuse_unstable, segments
+
+DIFFUSION_STEPS = ("explicit", "crank-nicolson", "spectral")
+
+
+class DivergenceError(RuntimeError):
+    """A state is no longer finite; the message names depth-time and term.
+
+    >>> from pdelens.pde.terms import Term
+    >>> class Cube(Term):
+    ...     def forward(self, t, u, mask=None):
+    ...         return u**3
+    >>> integrate(PDE({"cube": Cube()}, None, 1.0), torch.full((1, 2, 1), 1e20))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pdelens.pde.integrate.DivergenceError: the state is not finite at t = 1, in the term 'cube' ...
+    """
+
+
+def integrate(
+    pde: PDE,
+    u0: Float[Tensor, "batch tokens width"],
+    depths: Tensor | Sequence[float] | None = None,
+    method: str = "lie",
+    substeps: int = 1,
+    *,
+    mask: Bool[Tensor, "batch tokens"] | None = None,
+    diffusion_step: str = "explicit",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    check_steps: bool = True,
+) -> Flow:
+    """Solve a PDE from a hidden state u0 (batch, tokens, width) and return its Flow at `depths`.
+
+    `depths` are increasing depth-times (0, 1, ..., depth if not given); between two of them, and between the
+    coefficients' jumps, `substeps` equal steps are made by `method` (`schemes.SCHEMES`). `diffusion_step` replaces
+    explicit diffusion inside a splitting by the Crank-Nicolson or the exact (`spectral`) formula, which no bound
+    limits. The reaction's Lipschitz estimate is only noted in `flow.notes`. Differentiable.
+
+    Raises `StepError` for a step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a state
+    that is no longer finite, `ValueError` for what does not fit. Cost: per step one right-hand side (euler, lie), two
+    (heun), four (rk4), about three (strang). Source: Hairer, Norsett and Wanner, *Solving Ordinary Differential
+    Equations*; the bounds are proved in the chapter *Well-posedness*.
+
+    >>> from pdelens.lattice import Chain
+    >>> from pdelens.pde.terms import Diffusion
+    >>> pde = PDE({"diffusion": Diffusion(Chain(8), 4, 0.25)}, Chain(8), depth=2)
+    >>> integrate(pde, torch.randn(3, 8, 4), method="rk4", substeps=2)
+    Flow(2 layers, 3 examples, 8 tokens, width 4)
+    """
+    times = _checked(pde, u0, depths, method, substeps, diffusion_step)
+    if mask is not None:
+        if mask.shape != u0.shape[:-1]:
+            raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u0.shape[:-1])} is wanted.")
+        mask = mask.bool()
+    fixed = SCHEMES[method].step is not None
+    notes = reaction_notes(pde, times, substeps) if fixed else ()
+    if check_steps and fixed:
+        refuse_unstable(pde, times, method, substeps, diffusion_step)
+    how = Steps(method, substeps, diffusion_step, rtol, atol)
+    states, maps = solve(pde, u0, times, how, mask)
+    causal = pde.lattice is not None and pde.lattice.causal
+    return Flow(
+        states=tuple(states),
+        attention=tuple(maps),
+        mask=torch.ones(u0.shape[:-1], dtype=torch.bool, device=u0.device) if mask is None else mask,
+        causal=causal,
+        depths=torch.tensor(times),
+        lattice=pde.lattice,
+        notes=notes,
+    )
+
+
+def solve(
+    pde: PDE, u0: Tensor, times: Sequence[float], how: Steps, mask: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the hidden states at `times` and the attention at all but the last: `integrate` without its checks.
+
+    For loops that have checked their input once (calibration). Raises `DivergenceError`.
+    """
+    state, frozen = pde.encode(u0, times[0]), Frozen(pde, mask)
+    states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
+    path = (_adaptive if SCHEMES[how.method].step is None else _stepped)(frozen, state, times, how)
+    for number, ((start, end), after) in enumerate(zip(pairwise(times), path, strict=True)):
+        if not finite(after):
+            raise DivergenceError(_blame(frozen, state, start, end, how.at(number)))
+        state = after
+        states.append(pde.decode(end, state))
+        if end != times[-1]:
+            maps.append(pde.attention(end, state, mask))
+    return states, [m for m in maps if m is not None]
+
+
+def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
+    if method not in SCHEMES:
+        raise ValueError(f"method {method!r} was given: choose from {', '.join(SCHEMES)}.")
+    if not isinstance(substeps, int) or substeps < 1:
+        raise ValueError(f"{substeps} substeps were asked for: a whole number, at least 1, is wanted.")
+    if diffusion_step not in DIFFUSION_STEPS:
+        raise ValueError(f"diffusion step {diffusion_step!r} was given: choose from {', '.join(DIFFUSION_STEPS)}.")
+    if diffusion_step != "explicit" and not SCHEMES[method].splitting:
+        raise ValueError(f"a {diffusion_step} diffusion step with {method!r} was asked for: use 'lie' or 'strang'.")
+    if not u0.is_floating_point():
+        raise TypeError(f"a state of type {u0.dtype} was given, but floating point is wanted: use u0.float().")
+    if u0.ndim != 3:
+        raise ValueError(f"a state of shape {tuple(u0.shape)} was given, but (batch, tokens, width) is wanted.")
+    if pde.lattice is not None:
+        pde.lattice.check(u0)
+    if not finite(u0):
+        raise ValueError("the initial state holds NaN or infinity: look at what made it.")
+    times = list(range(int(pde.depth) + 1)) if depths is None else [float(t) for t in depths]
+    if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
+        raise ValueError(f"depths {times} were given: at least two, increasing, are wanted.")
+    return [float(t) for t in times]
+
+
+def _clip(pde: PDE, a: float, b: float) -> Clip:
+    """Keep evaluation times inside [a, b) where coefficients jump at b: no step's end reads the next piece's."""
+    last = b - 1e-7 * (b - a) if any(abs(b - t) < 1e-9 for t in pde.breakpoints()) else b
+    return lambda t: min(t, last)
+
+
+def _stepped(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps) -> Iterator[Tensor]:
+    """Yield the state at each of the times but the first, by equal steps between them and the coefficients' jumps."""
+    for number, (start, end) in enumerate(pairwise(times)):
+        for a, b in segments(frozen.pde, start, end):
+            state = _fixed(frozen, state, a, b, how.at(number))
+        yield state
+
+
+def _fixed(frozen: Frozen, state: Tensor, a: float, b: float, how: Steps, watch: Watch | None = None) -> Tensor:
+    scheme = SCHEMES[how.method]
+    assert isinstance(how.substeps, int) and scheme.step is not None
+    at, dt = _clip(frozen.pde, a, b), (b - a) / how.substeps
+    for number in range(how.substeps):
+        t = a + number * dt
+        state = scheme.step(frozen, at, t, dt, state, how, watch)
+        if watch is not None and not scheme.splitting:
+            watch(t + dt, "", state)
+    return state
+
+
+def _adaptive(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps) -> Iterator[Tensor]:
+    """Yield the solution at each of the times but the first, solved in one go between the coefficients' jumps.
+
+    A fresh start at each of the times would cost a quarter more: it has to feel its way to the step again. Where
+    there is a constraint each is one, so that the state is back on it.
+    """
+    from torchdiffeq import odeint
+
+    for piece in _pieces(frozen.pde, times):
+        at, reached = _clip(frozen.pde, piece[0], piece[-1]), piece[0]
+
+        def rhs(t: Tensor, u: Tensor, at=at) -> Tensor:
+            nonlocal reached
+            reached = at(float(t.detach()))
+            return frozen.rhs(reached, u)
+
+        places = torch.tensor(piece, dtype=torch.float64, device=state.device)
+        try:
+            found = odeint(rhs, state, places, rtol=how.rtol, atol=how.atol, method="dopri5")
+        except AssertionError as error:
+            raise DivergenceError(
+                f"dopri5 found no step beyond t = {reached:g}, on the way to {piece[-1]:g} ({error}): "
+                f"the equation is too stiff for rtol {how.rtol:g}."
+            ) from error
+        for t, state in zip(piece[1:], found[1:], strict=True):  # type: ignore[index]
+            state = frozen.retracted(state)
+            if t in times:
+                yield state
+
+
+def _pieces(pde: PDE, times: Sequence[float]) -> Iterator[list[float]]:
+    """Cut a path at the coefficients' jumps, and for an equation with a constraint at each of the times."""
+    spans = [(times[0], times[-1])] if pde.constraint is None else pairwise(times)
+    for start, end in spans:
+        for a, b in segments(pde, start, end):
+            yield [a, *(t for t in times if a < t < b), b]
+
+
+def _blame(frozen: Frozen, before: Tensor, start: float, end: float, how: Steps) -> str:
+    """Replay an interval and name the first depth-time and term whose state is not finite."""
+    if how.method == "dopri5":
+        return f"the state is not finite between t = {start:g} and {end:g} (dopri5)."
+    culprit: list[tuple[float, str]] = []
+
+    def watch(t: float, name: str, state: Tensor) -> None:
+        if not culprit and not bool(torch.isfinite(state).all()):
+            culprit.append((t, name))
+
+    with torch.no_grad():
+        state = before.detach()
+        for a, b in segments(frozen.pde, start, end):
+            last = state
+            state = _fixed(frozen, state, a, b, how, watch)
+            if culprit:
+                break
+        t, name = culprit[0] if culprit else (end, "")
+        if not name:
+            sizes = {n: float(term(last).abs().max()) for n, term in frozen.at(start).items()}
+            name = max(sizes, key=lambda n: sizes[n] if math.isfinite(sizes[n]) else math.inf)
+    return (
+        f"the state is not finite at t = {t:g}, in the term {name!r} (method {how.method}, {how.substeps} substeps): "
+        "refine the steps, or look at that term's coefficients."
+    )

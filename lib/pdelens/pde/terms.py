@@ -1,0 +1,308 @@
+"""The terms of the master equation, each usable alone: what moves a token, and what it costs a step.
+
+A term is a module with `forward(t, u, mask) -> du/dt`, for states (..., tokens, width); it knows its
+symbol and the largest step at which explicit Euler is proved stable for it (`step_bound`, infinite
+where nothing is proved or needed).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..flow import padding_of
+from ..lattice import Lattice, advection, eigensystem, laplacian
+from .modes import Modes
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A proved bound on the step of explicit Euler: the largest step, and which statement says so."""
+
+    largest: float
+    name: str
+
+
+UNBOUNDED = Bound(math.inf, "no bound")
+
+
+class Term(nn.Module):
+    """One summand of the right-hand side: a subclass writes `frozen`, or `forward` alone."""
+
+    symbol = "f(u)"
+    # The same where a post-norm layer shows it `g z + b`.
+    post_symbol = "f(gz+b)"
+    # What `stability` asks of a term: up to its bound explicit Euler keeps values between the largest and smallest.
+    monotone = False
+    # Its spectrum is real, or imaginary.
+    symmetric = skew = False
+    # It offers a formula of its own for a step (`exact_step`).
+    exact = False
+
+    def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return this term's du/dt at depth-time t."""
+        return self.frozen(t, mask)(u)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return this term at depth-time t as a function of the state alone.
+
+        Coefficients and mask are looked at here, once, so that a loop over steps need not.
+        """
+        if type(self).forward is Term.forward:
+            raise NotImplementedError(f"{type(self).__name__} has neither `frozen` nor `forward`: write one of them.")
+        return lambda u: self.forward(t, u, mask)
+
+    def step_bound(self, t: float) -> Bound:
+        """Return the largest step at which explicit Euler is proved stable for this term."""
+        return UNBOUNDED
+
+    def exact_step(self, t: float, dt: float, u: Tensor, mask: Tensor | None, how: str) -> Tensor | None:
+        """Return the state after dt of this term alone by an implicit or exact formula, or None."""
+        return None
+
+
+class Diffusion(Term):
+    """`D Laplacian(u)` with a diffusivity per channel, non-negative by construction.
+
+    `softplus` keeps D positive; `initial` is its value at the start, in squared lattice units per
+    unit of depth-time. Explicit Euler is stable for `D dt <= 1 / (2 dims)` (order 2: with a maximum
+    principle) and `3 / (8 dims)` (order 4: in the 2-norm, without one).
+    """
+
+    symbol = "D Δu"
+    symmetric = exact = True
+
+    def __init__(
+        self, lattice: Lattice, width: int, initial: float = 0.05, order: int = 2, depth: float = 1.0, **temporal
+    ):
+        super().__init__()
+        if initial < 0:
+            raise ValueError(f"a diffusivity of {initial} was given: it must not be negative.")
+        self.lattice, self.order, self.monotone = lattice, order, order == 2
+        self.raw = Modes(_inverse_softplus(torch.full((width,), float(initial))), depth, **temporal)
+
+    def diffusivity(self, t: float) -> Tensor:
+        """Return D(t) per channel, (width,)."""
+        return F.softplus(self.raw(t))
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> D(t) Laplacian(u)`."""
+        diffusivity, padding = self.diffusivity(t), padding_of(mask)
+        return lambda u: diffusivity.to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
+
+    def step_bound(self, t: float) -> Bound:
+        """Return `1 / (2 dims D)`, or `3 / (8 dims D)` at order 4."""
+        largest = float(self.diffusivity(t).detach().max())
+        factor = 0.5 if self.order == 2 else 0.375
+        name = f"explicit diffusion, order {self.order}: D dt <= {factor:g} / dims"
+        return Bound(factor / self.lattice.dims / max(largest, 1e-300), name)
+
+    def exact_step(self, t: float, dt: float, u: Tensor, mask: Tensor | None, how: str) -> Tensor | None:
+        """Diffuse for dt in the Laplacian's eigenbasis: exactly, or by the Crank-Nicolson formula."""
+        if how == "explicit":
+            return None
+        if padding_of(mask) is not None:
+            raise ValueError(
+                f"a {how} diffusion step with padding was asked for: it needs the whole lattice; use 'explicit'."
+            )
+        values, vectors, inverse = (part.to(u) for part in eigensystem(self.lattice, self.order))
+        rate = values[:, None] * self.diffusivity(t).to(u.dtype) * dt  # (places, width)
+        factor = rate.exp() if how == "spectral" else (1 + rate / 2) / (1 - rate / 2)
+        before = self.lattice.special[0]
+        inner = u[..., before : before + self.lattice.places, :]
+        moved = vectors @ (factor * (inverse @ inner)) - inner
+        return u + F.pad(moved, (0, 0, *self.lattice.special))
+
+
+class Advection(Term):
+    """`v . grad(u)` with a velocity per dimension and channel; upwind, or central."""
+
+    symbol = "v·∇u"
+
+    def __init__(
+        self, lattice: Lattice, width: int, initial: float = 0.0, scheme: str = "upwind", depth: float = 1.0, **temporal
+    ):
+        super().__init__()
+        self.lattice, self.scheme = lattice, scheme
+        self.monotone, self.skew = scheme == "upwind", scheme == "central"
+        self.velocity = Modes(torch.full((lattice.dims, width), float(initial)), depth, **temporal)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> v(t) . grad(u)`."""
+        velocity, padding = self.velocity(t), padding_of(mask)
+        return lambda u: advection(u, velocity.to(u.dtype), self.lattice, self.scheme, padding)
+
+    def step_bound(self, t: float) -> Bound:
+        """Return `1 / sum |v|` for upwind; central differences alone have no stable step."""
+        speed = float(self.velocity(t).detach().abs().sum(0).max())
+        if speed == 0:
+            return UNBOUNDED
+        if self.scheme == "central":
+            return Bound(0.0, "central advection without diffusion: v^2 dt <= 2 D")
+        return Bound(1 / speed, "upwind advection: |v| dt <= 1")
+
+
+class NonLocal(Term):
+    """`(A(u) - I) u`, attention as a non-local operator (V = I), with one head over unit-norm logits.
+
+    `A = softmax(beta <u_i, u_j>)`, self included. Row-stochastic, so explicit Euler obeys a maximum
+    principle for `dt <= 1`.
+    """
+
+    symbol = "(A(u) − I) u"
+    monotone = True
+
+    def __init__(self, beta: float = 1.0):
+        super().__init__()
+        self.beta = beta
+
+    def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return A(u), (..., 1, tokens, tokens)."""
+        allowed = None if mask is None else mask[..., None, :]
+        return _softmax(self.beta * u @ u.transpose(-2, -1), allowed).unsqueeze(-3)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `u -> A(u) u - u`."""
+        return lambda u: self.weights(t, u, mask).squeeze(-3) @ u - u
+
+    def step_bound(self, t: float) -> Bound:
+        """Return 1."""
+        return Bound(1.0, "row-stochastic relaxation (A - I): dt <= 1")
+
+
+class SelfAttention(Term):
+    """The residual-stream form: `W_o concat_h(A_h(n(u)) V_h n(u)) + b`, with queries, keys, values by one matrix.
+
+    `normalise` is n, what the term looks through. General values may grow in the exact flow: that is
+    the equation's own growth, so no step is refused for it.
+    """
+
+    symbol = "W A(u) V n(u)"
+    post_symbol = "W A(gz+b) V (gz+b)"
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        normalise: Callable[[Tensor], Tensor],
+        causal: bool = False,
+        depth: float = 1.0,
+        **temporal,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
+        self.heads, self.normalise, self.causal = heads, normalise, causal
+        inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, parts=3, **temporal)  # (3 width, width + 1)
+        self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
+
+    def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return A_h(u), (..., heads, tokens, tokens)."""
+        # The stacked rows are queries, keys, values: the last third is not needed here.
+        query, key = self._heads(u, *_matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
+        allowed = self._allowed(u, padding_of(mask))
+        return _softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, allowed)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return what attention adds to the residual stream, as a function of u."""
+        inputs, output = _matrix_and_bias(self.inputs(t)), _matrix_and_bias(self.output(t))
+        padding = padding_of(mask)
+
+        def added(u: Tensor) -> Tensor:
+            query, key, value = self._heads(u, *inputs)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(u, padding))
+            return _affine(mixed.transpose(-3, -2).flatten(-2), *output)
+
+        return added
+
+    def _heads(self, u: Tensor, matrix: Tensor, bias: Tensor) -> list[Tensor]:
+        parts = _affine(self.normalise(u), matrix, bias).split(u.shape[-1], -1)  # (..., tokens, width) each
+        return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
+
+    def _allowed(self, u: Tensor, padding: Tensor | None) -> Tensor | None:
+        allowed = None if padding is None else padding[..., None, None, :]
+        if self.causal:
+            past = torch.ones(u.shape[-2], u.shape[-2], dtype=torch.bool, device=u.device).tril()
+            allowed = past if allowed is None else allowed & past
+        return allowed
+
+
+class Reaction(Term):
+    """The token-wise residual: `W_2 activation(W_1 n(u) + b_1) + b_2`."""
+
+    symbol = "R(n(u))"
+    post_symbol = "R(gz+b)"
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        normalise: Callable[[Tensor], Tensor],
+        activation: str = "gelu",
+        depth: float = 1.0,
+        **temporal,
+    ):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} was given: choose from {', '.join(ACTIVATIONS)}.")
+        self.normalise, self.activation = normalise, activation
+        first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.first = Modes(_stacked(first.weight, first.bias), depth, **temporal)
+        self.second = Modes(_stacked(second.weight, second.bias), depth, **temporal)
+
+    def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the reaction of each token to itself, as a function of u."""
+        first, second = _matrix_and_bias(self.first(t)), _matrix_and_bias(self.second(t))
+        activation = ACTIVATIONS[self.activation]
+        return lambda u: _affine(activation(_affine(self.normalise(u), *first)), *second)
+
+    def lipschitz(self, t: float) -> float:
+        """Return `|W_2| |W_1|` in the spectral norm: an estimate of the Lipschitz constant in n(u)."""
+        return _spectral_norm(self.first(t).detach()[:, :-1]) * _spectral_norm(self.second(t).detach()[:, :-1])
+
+
+def _spectral_norm(matrix: Tensor, iterations: int = 20) -> float:
+    """Return the largest singular value by power iteration: to about a percent, at a fraction of an SVD's cost."""
+    size = matrix.norm().clamp_min(1e-30)
+    scaled = matrix / size  # its largest singular value is in [1/sqrt(rank), 1], so nothing over- or underflows
+    vector = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    for _ in range(iterations):
+        vector = scaled.T @ (scaled @ vector)
+    return float(size * (scaled @ vector).norm() / vector.norm().clamp_min(1e-30))
+
+
+def _softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return torch.softmax(logits, -1)
+
+
+def _stacked(weight: Tensor, bias: Tensor) -> Tensor:
+    """Put matrix and bias side by side: one coefficient in depth-time, (out, in + 1)."""
+    return torch.cat([weight.detach(), bias.detach()[:, None]], 1)
+
+
+def _matrix_and_bias(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `_stacked`, each part contiguous: a strided matrix would keep the product from fusing the bias."""
+    return stacked[:, :-1].contiguous(), stacked[:, -1].contiguous()
+
+
+def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, matrix.to(x.dtype), bias.to(x.dtype))
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    """Return what softplus maps to value (values below 1e-12 count as that)."""
+    value = value.clamp_min(1e-12).double()
+    return (value + torch.log(-torch.expm1(-value))).float()

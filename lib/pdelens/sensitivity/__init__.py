@@ -1,0 +1,1 @@
+"""How a field reacts to a change of its state: Jacobians, spectra, local errors."""

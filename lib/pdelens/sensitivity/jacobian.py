@@ -1,0 +1,96 @@
+"""Why a field fitted at one step a layer may fail as a differential equation: its Jacobian, and what one step misses.
+
+A unit Euler step multiplies a mode of the linearised field by `1 + lambda`, the equation by `exp(lambda)`:
+the two agree where `|lambda|` is small. The Jacobian `J = d rhs / d u` is only ever applied to vectors.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..flow import padding_of
+from ..pde.equation import PDE
+
+# Entries of a state (tokens x width) up to which a Jacobian is written down; 8 MB an example in float64.
+DENSE = 1024
+
+
+class FieldJacobian:
+    """The Jacobian `J = d rhs(t, u) / d u` of an equation at a state (batch, tokens, width), as a linear operator.
+
+    Examples do not interact, so J is one block an example, and `jvp` and `vjp` apply all blocks at once.
+    For an equation with a constraint, u is the equation's own state and J the Jacobian of its tangential
+    field. Padded tokens (`mask` (batch, tokens) False) are left out: their rows and columns are zero.
+
+    Raises `ValueError` where state, mask or depth-time do not fit. Cost: the field is evaluated once;
+    then each product costs about one backward pass, O(tokens^2 width) where there is attention. Source: the double
+    backward of Pearlmutter 1994.
+
+    >>> from pdelens.lattice import Chain
+    >>> from pdelens.pde.terms import Diffusion
+    >>> pde = PDE({"diffusion": Diffusion(Chain(3), 1, 1.0)}, Chain(3), depth=1)
+    >>> FieldJacobian(pde, 0.0, torch.zeros(1, 3, 1)).matrix()[0].round().tolist()
+    [[-1.0, 1.0, 0.0], [1.0, -2.0, 1.0], [0.0, 1.0, -1.0]]
+    """
+
+    def __init__(self, pde: PDE, t: float, u: Tensor, mask: Tensor | None = None):
+        self.pde, self.t, self.mask = pde, float(t), _checked(pde, t, u, mask)
+        self.point = u.detach().clone().requires_grad_()
+        # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # Adding nothing of u gives a field that ignores u a Jacobian too: zero.
+            self.velocity = pde.rhs(self.t, self.point, self.mask) + 0.0 * self.point
+            self._dual = torch.zeros_like(self.point, requires_grad=True)
+            (self._pulled,) = torch.autograd.grad(self.velocity, self.point, self._dual, create_graph=True)
+
+    def jvp(self, vector: Tensor) -> Tensor:
+        """Return `J v`, of the state's shape."""
+        # w -> J^T w is linear, and the transpose of its derivative is J: no second evaluation of the field.
+        return self._transposed(self._pulled, self._dual, vector)
+
+    def vjp(self, vector: Tensor) -> Tensor:
+        """Return `J^T w`, of the state's shape."""
+        return self._transposed(self.velocity, self.point, vector)
+
+    def matrix(self) -> Tensor:
+        """Return J itself, (batch, tokens * width, tokens * width): `tokens * width` products, small lattices only."""
+        batch, tokens, width = self.point.shape
+        size = tokens * width
+        if size > DENSE:
+            raise ValueError(
+                f"a Jacobian of {size} x {size} entries was asked for, but at most {DENSE} x {DENSE} are written down: "
+                "apply it with `jvp` and `vjp`."
+            )
+        units = torch.eye(size, dtype=self.point.dtype, device=self.point.device).view(size, 1, tokens, width)
+        return torch.stack([self.jvp(unit.expand(batch, -1, -1)).flatten(1) for unit in units], -1)
+
+    def example(self, number: int) -> "FieldJacobian":
+        """Return the Jacobian of one example alone."""
+        mask = None if self.mask is None else self.mask[[number]]
+        return FieldJacobian(self.pde, self.t, self.point[[number]], mask)
+
+    def real(self, values: Tensor) -> Tensor:
+        """Return values (batch, tokens, width) with padded tokens set to zero."""
+        return values if self.mask is None else values * self.mask[..., None].to(values.dtype)
+
+    def _transposed(self, output: Tensor, variable: Tensor, vector: Tensor) -> Tensor:
+        if vector.shape != self.point.shape:
+            raise ValueError(f"a vector of shape {tuple(vector.shape)} was given for {tuple(self.point.shape)}.")
+        given = self.real(vector.to(self.point))
+        (found,) = torch.autograd.grad(output, variable, given, retain_graph=True)
+        return self.real(found)
+
+
+def _checked(pde: PDE, t: float, u: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Refuse what is no state of the equation at a depth-time; return the mask where it leaves any token out."""
+    if not 0 <= float(t) <= pde.depth:
+        raise ValueError(f"depth-time {float(t):g} was given, but the equation lives on [0, {pde.depth:g}].")
+    if not u.is_floating_point() or u.ndim != 3:
+        about = f"of shape {tuple(u.shape)} and type {u.dtype}"
+        raise ValueError(f"a state {about} was given, but (batch, tokens, width) of floating point is wanted.")
+    if pde.lattice is not None:
+        pde.lattice.check(u)
+    if mask is not None and mask.shape != u.shape[:-1]:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u.shape[:-1])} is wanted.")
+    mask = padding_of(mask)
+    return None if mask is None else mask.bool().to(u.device)

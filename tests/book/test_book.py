@@ -1,0 +1,196 @@
+"""What every page must hold to: current, portable, captioned, referred to, and without a network."""
+
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from companion import chapters, records
+from companion.claims.register import register
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "book/chapters").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "book/notebooks").glob("*.ipynb"))
+HTML = ROOT / "_build/html"
+by_stem = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+
+
+@by_stem
+def test_notebook_is_current(path):
+    assert chapters.is_current(path), f"{path.stem} is out of date: run `make chapters`"
+    committed = nbformat.read(chapters.notebook_path(path.stem), as_version=4)
+    fresh = chapters.synchronised(path)
+    assert [c.source for c in committed.cells] == [c.source for c in fresh.cells], "prose differs: run `make chapters`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_portable(path):
+    text = path.read_text()
+    notebook = json.loads(text)
+    assert "injected-parameters" not in text and "papermill" not in notebook["metadata"]
+    assert not re.search(r'"/(home|root|tmp|work|Users)/', text)
+    for cell in notebook["cells"]:
+        assert not [o for o in cell.get("outputs", []) if o.get("name") == "stderr"]
+        assert not [o for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert (ROOT / "book/chapters" / f"{path.stem}.md").exists()
+
+
+def test_budgets():
+    def megabytes(folder):
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+    assert megabytes(ROOT / "data") <= 12 and megabytes(ROOT / "book/notebooks") <= 12
+
+
+@by_stem
+def test_figures_and_tables_are_captioned_and_referred_to(path):
+    text = path.read_text()
+    notebook = chapters.read_source(path)
+    names = []
+    for cell in notebook.cells:
+        about = cell.metadata.get("mystnb", {})
+        if "figures.panels" in cell.source:
+            figure = about["figure"]
+            assert len(figure["caption"]) > 60 and len(about["image"]["alt"]) > 30, figure["name"]
+            names.append(figure["name"])
+        if "figures.table(" in cell.source:
+            assert about["markdown_format"] == "myst"
+            names += re.findall(r"tables\.table\(\s*\"([\w-]+)\"", cell.source)
+    assert names and len(set(names)) == len(names)
+    for name in names:
+        assert f"{{numref}}`{name}`" in text, f"{name} is never referred to"
+
+
+@by_stem
+def test_statements_carry_their_status(path):
+    titles = re.findall(r"```\{prf:(?:theorem|proposition|lemma|corollary)\} (.*)", path.read_text())
+    for title in titles:
+        assert re.search(r"; (proved here|cited|conjectured)", title), title
+
+
+@by_stem
+def test_chapter_opens_and_closes_as_every_chapter(path):
+    code = [cell for cell in chapters.read_source(path).cells if cell.cell_type == "code"]
+    assert code[0].metadata["tags"] == ["parameters"]
+    assert code[0].source.split() == 'device = "auto" seed = 0 scale = "book"'.split()
+    assert code[-1].source == "companion.finish_chapter()" and "nbval-ignore-output" in code[-1].metadata["tags"]
+    for cell in code:
+        assert not re.search(r"[\"'](\.\.|/|data/|book/)", cell.source), "a chapter holds no paths"
+
+
+def test_prose_quotes_only_recorded_numbers():
+    known = records.all_records()
+    for page in [*SOURCES, *(ROOT / "book").glob("*.md")]:
+        for target in re.findall(r"\{glue:text\}`(?:[^`]*::)?([^`]+?):[^`:]*`", page.read_text()):
+            key = re.sub(r"\.(low|high)$", "", target)
+            assert key in known or target in known, f"{page.name} quotes {target}, which is not recorded"
+
+
+def test_readme_says_what_was_recorded():
+    known = records.all_records()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for key, text in {
+        "untrained.text.uniform": "cosine of {:.3f} with the",
+        "trained.text.uniform": "constant map scores {:.2f},",
+        "trained.text.mean-map": "never looks at the input {:.2f};",
+        "ceiling.image.cosine": "agree to {:.2f}.",
+        "depth.refine.image.16": "attention keeps a cosine of {:.2f}.",
+        "attn.image.full-k1-one-step.one-step.cosine": "attention agrees to {:.2f} (images)",
+        "attn.text.full-k1-one-step.one-step.cosine": "and {:.2f} (texts) at one step",
+        "attn.image.full-k1-one-step.converged.cosine": "and to {:.2f} and",
+        "attn.text.full-k1-one-step.converged.cosine": "and {:.2f} as a converged solution",
+        "c2b.null.image": "best nulls have {:.2f} and",
+        "c2b.null.text": "and {:.2f}. Calibrated so",
+        "attn.image.full-k1.converged.cosine": "solution agrees to {:.2f} and",
+        "attn.text.full-k1.converged.cosine": "and {:.2f}. - **What escapes",
+        "fails.split.image.rest": "it misses {:.2f} (images)",
+        "fails.split.text.rest": "and {:.2f} (texts) of what no affine map",
+        "fails.split.image.k3.rest": "modes in depth-time {:.2f} and",
+        "fails.split.text.k3.rest": "and {:.2f}. - **In pretrained",
+        "atlas.dinov2.remainder.taylor": "missed by {:.0f} to",
+        "atlas.smollm2.remainder.taylor": "to {:.0f} times what it does",
+        "info.table.ksg.pair": "estimate shows {:.2f} of",
+        "info.task.pair": "of {:.2f} nats; two bounds",
+        "info.bounds.missing": "are both {:.0f} nats wrong in 64",
+    }.items():
+        assert text.format(known[key]["value"]) in readme, key
+    for key, text in {
+        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures rightly",
+        "teachers.plain.image-linear": "(a linear model {:.1%});",
+        "teachers.text-classifier.accuracy": "text classifiers {:.1%} of windows",
+        "teachers.plain.text-48-tfidf-1": "a bag of words has {:.1%}.",
+    }.items():
+        assert text.format(known[key]["value"]).replace("%", " %") in readme, key
+    covered = [100 * known[f"info.auto.coverage{kind}"]["value"] for kind in ("", ".other")]
+    assert "in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered) in readme
+    models = ("minilm", "smollm2", "dinov2")
+    diffusive = [known[f"atlas.{model}.trained.share.diffusive"]["value"] for model in models]
+    assert "{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)) in readme
+    best = [known[f"atlas.{model}.null.mean-map"]["value"] for model in models]
+    assert "0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best) in readme
+
+
+def test_every_record_that_a_claim_reads_is_there():
+    known = records.all_records()
+    for claim in register():
+        assert set(claim.read) <= known.keys(), f"{claim.name} reads {set(claim.read) - known.keys()}"
+
+
+def test_claims_table_is_computed_from_records():
+    from companion import sphinx_book
+
+    table = sphinx_book.claims_table()
+    row = next(line for line in table.splitlines() if line.startswith("| C1 "))
+    known = records.all_records()
+    for setting in ("untrained", "trained"):
+        assert f"on {setting} models: *{known[f'c1.null.verdict.{setting}']['value']}*" in row
+    assert table.count("\n| C") == 10
+
+
+def test_no_file_names_a_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in {".safetensors", ".png"} or not path.is_file():
+            continue
+        assert str(ROOT) + "/" not in path.read_text(errors="ignore") or ROOT.name in ("", "/"), name
+
+
+class Links(HTMLParser):
+    """Collects what a page loads, and what went wrong in rendering it."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.problems = [], []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video"):
+            self.loaded.append(given.get("src") or "")
+        if tag == "link" and given.get("rel") not in ("canonical", "next", "prev", "search", "index", "author"):
+            self.loaded.append(given.get("href") or "")
+        if "problematic" in (given.get("class") or "") or "system-message" in (given.get("class") or ""):
+            self.problems.append(given)
+
+
+@pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built: run `make book` first")
+def test_built_pages_need_no_network():
+    pages = [HTML / "index.html", HTML / "bibliography.html", *sorted((HTML / "notebooks").glob("*.html"))]
+    for page in pages:
+        links = Links()
+        text = page.read_text()
+        links.feed(text)
+        remote = [url for url in links.loaded if re.match(r"(https?:)?//", url)]
+        assert not remote, f"{page.name} loads {remote}"
+        assert not links.problems, f"{page.name}: {links.problems}"
+        assert "mathjax/tex-svg.js" in text or 'class="math' not in text
+        for url in links.loaded:
+            local = url.split("?")[0].split("#")[0]
+            if local and not local.startswith("data:"):
+                assert (page.parent / local).exists(), f"{page.name} loads {url}, which is not there"
+    styles = "".join(path.read_text(errors="ignore") for path in (HTML / "_static").rglob("*.css"))
+    assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", styles)

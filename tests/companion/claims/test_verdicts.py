@@ -1,0 +1,107 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from companion.claims.register import register
+from companion.claims.verdicts import ClaimError, Evidence, Verdict, verdict
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "expected"),
+    [
+        (Evidence(0.985, 0.8), Evidence(0.99, 0.9), Verdict.REPRODUCED),
+        (Evidence(0.985, 0.8), Evidence(0.97, 0.9), Verdict.IN_PART),
+        (Evidence(0.985, 0.8), Evidence(0.99, 0.4), Verdict.IN_PART),
+        (Evidence(0.97, 0.9, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.IN_PART),
+        (Evidence(0.97, 0.4, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.NOT_REPRODUCED),
+        (Evidence(0.98, 0.9), Evidence(0.98, 0.9), Verdict.NOT_REPRODUCED),
+        (Evidence(0.999, 0.0), Evidence(0.999, 0.0), Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_verdict_rules(image, text, expected):
+    assert verdict({"image": image, "text": text}, bar=0.98) == expected
+
+
+def test_one_modality_alone_never_reproduces():
+    assert verdict({"image": Evidence(0.999, 0.99)}, 0.98) == Verdict.IN_PART
+    assert verdict({}, 0.98) == Verdict.NOT_YET_TESTED
+
+
+def test_claim_reads_the_bad_end_of_its_interval():
+    claim = register()[0]
+    records = {}
+    for key in claim.keys.values():
+        records[key] = {"value": 0.99, "interval": [0.985, 0.995]}
+        records[f"{key}.skill"] = {"value": 0.9}
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records["c1.text"]["interval"][0] = 0.979
+    assert claim.verdict(records) == Verdict.IN_PART
+    records["c1.text.skill"]["value"] = 0.1
+    records["c1.image.skill"]["value"] = 0.1
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+
+
+def test_null_alone_is_judged_by_the_bar_alone():
+    claim = register()[0]
+    keys = claim.null_keys["untrained models"]
+    claim = replace(claim, null_keys={"untrained models": keys})
+    records = {keys["image"]: {"value": 0.985}, keys["text"]: {"value": 0.99, "interval": [0.989, 0.991]}}
+    assert claim.null_verdicts(records) == {"untrained models": Verdict.REPRODUCED}
+    records[keys["image"]]["value"] = 0.97
+    assert claim.null_verdicts(records) == {"untrained models": Verdict.IN_PART}
+
+
+TESTED = [claim for claim in register() if claim.keys]
+
+
+@pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim.name)
+def test_a_tested_claim_whose_record_is_gone_raises(claim):
+    whole = {key: {"value": 0.99} for key in claim.read}
+    claim.verdict(whole), claim.null_verdicts(whole)
+    for key in claim.read:
+        renamed = {f"{name}-renamed" if name == key else name: entry for name, entry in whole.items()}
+        with pytest.raises(ClaimError, match=f"claim {claim.name} reads the record '{re.escape(key)}'"):
+            claim.verdict(renamed), claim.null_verdicts(renamed)
+
+
+def test_only_a_claim_without_records_is_not_yet_tested():
+    found = {claim.name: claim.verdict({}) for claim in register() if not claim.keys}
+    assert set(found) == {"C3", "C4", "C5", "C7", "C8", "C9"} and set(found.values()) == {Verdict.NOT_YET_TESTED}
+
+
+def test_register_holds_every_claim_once():
+    names = [claim.name for claim in register()]
+    assert names == ["C1", "C2", "C2b", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
+
+
+@pytest.mark.parametrize("name", ["C2", "C2b"])
+def test_solutions_are_judged_by_their_own_number_and_skill_and_beside_a_null(name):
+    claim = next(claim for claim in register() if claim.name == name)
+    assert claim.bar is not None and set(claim.keys) == {"image", "text"}
+    start = name.lower()
+    keys = [f"{start}.image", f"{start}.text"]
+    assert list(claim.keys.values()) == keys
+    records = {key: {"value": 0.99} for key in keys} | {f"{key}.skill": {"value": 0.9} for key in keys}
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records[keys[1]] = {"value": 0.99, "interval": [claim.bar - 0.01, 1.0]}
+    assert claim.verdict(records) == Verdict.IN_PART
+    nulls = {f"{start}.null.{modality}": {"value": 0.5} for modality in ("image", "text")}
+    assert claim.null_verdicts(nulls) == {"trained models": Verdict.NOT_REPRODUCED}
+
+
+def test_a_limit_is_reproduced_where_something_escapes_and_it_is_not_the_affine_part():
+    claim = next(claim for claim in register() if claim.name == "C6")
+    assert claim.bar == pytest.approx(0.0396)
+    keys = list(claim.keys.values())
+    records = {key: {"value": 0.2, "interval": [0.1, 0.3]} for key in keys} | {
+        f"{key}.skill": {"value": 0.8} for key in keys
+    }
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records["c6.text.skill"] = {"value": 0.3}  # what escapes is affine as well
+    assert claim.verdict(records) == Verdict.IN_PART
+    records["c6.image"]["interval"][0] = 0.03  # nothing need escape
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+    # Who knows no non-linearity at all earns the limit.
+    nulls = {key: {"value": 1.0} for key in claim.null_keys["affine maps alone"].values()}
+    assert claim.null_verdicts(nulls) == {"affine maps alone": Verdict.REPRODUCED}

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from companion.data import corruptions
+from companion.surrogates import evaluate
+from companion.teachers import teacher
+from pdelens import TransformerPDE
+from pdelens.agreement import measures
+from pdelens.agreement.nulls import uniform
+from pdelens.pde.parity import equation_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ONE = {"1": {"method": "lie", "substeps": 1}}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return teacher.teacher_named("image-patch4-seed0")
+
+
+@pytest.fixture(scope="module")
+def flows(image):
+    return image.of("heldout", 24), image.of("calibration", 24)
+
+
+def test_the_subject_itself_is_judged_perfect(image, flows):
+    found = evaluate.evaluate_flow(flows[0], image, *flows, image.inputs("heldout", 24)[1])
+    assert np.allclose(found["cosine"], 1, atol=1e-5) and np.allclose(found["centred cosine"], 1, atol=1e-4)
+    assert np.allclose(found["read"], 1, atol=1e-5) and np.allclose(found["r2"], 1) and found["classes"] == 1
+    pictures, labels = image.inputs("heldout", 24)
+    with torch.no_grad():
+        right = (image.model(pictures).argmax(-1) == labels).double().mean()
+    assert found["accuracy"] == pytest.approx(float(right))
+
+
+def test_its_own_blocks_match_at_one_step_and_not_when_refined(image, flows):
+    """The piecewise field taken from the weights is the Transformer at one Lie step a layer, heads as they are."""
+    plain = teacher.replace(image, orders=())
+    reference, calibration = plain.of("heldout", 12), plain.of("calibration", 12)
+    pde = equation_of(image.model)
+    resolutions = {name: evaluate.RESOLUTIONS[name] for name in ("1", "4")}
+    found = evaluate.evaluate(pde, plain, reference, calibration, resolutions)
+    assert evaluate.headline(found["1"]) > 0.9999 and found["1"]["classes"] == 1
+    assert evaluate.headline(found["4"]) < 0.97
+
+
+def test_an_equation_without_attention_is_judged_by_what_the_subjects_heads_read(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, attention=False, reaction=False)
+    found = evaluate.evaluate(pde, image, *flows, ONE)["1"]
+    assert "cosine" not in found and np.shape(found["read"]) == (6, 4)
+    assert np.isnan(evaluate.headline(found))
+    # Maps read off at depth 0 are the subject's own: its state there is given.
+    assert np.allclose(found["read"][0], 1, atol=1e-5) and np.mean(found["read"][5]) < 0.9
+
+
+def test_divergence_is_recorded_and_does_not_stop_the_others(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, diffusion=1e4, attention=False, reaction=False)
+    resolutions = {"explicit": {"method": "heun", "substeps": 1}, **ONE}
+    found = evaluate.evaluate(pde, image, *flows, resolutions)
+    assert "diverged" in found["explicit"] and "r2" in found["1"]
+
+
+def test_nulls_and_ceiling_by_layer_and_head(image, flows):
+    reference, calibration = flows
+    other = teacher.teacher_named("image-patch4-seed1")
+    others = other.of("calibration", 24), other.of("heldout", 24)
+    found = evaluate.nulls_of(image, reference, calibration, None, others)
+    assert {"uniform", "mean map"} <= found["attention"].keys()
+    pairs = zip(uniform(reference), reference.attention, strict=True)
+    mine = [measures.cosine(even, maps).mean(0) for even, maps in pairs]
+    assert np.allclose(found["attention"]["uniform"], torch.stack(mine), atol=1e-6)
+    assert np.shape(found["ceiling"]["cosine"]) == (6, 4) and np.max(found["ceiling"]["cosine"]) < 0.999
+    assert len(next(iter(found["states"].values()))) == 6
+
+
+def test_energy_budget_shares_add_up_and_are_the_terms(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5)
+    found = evaluate.energy_budget(pde, flows[0])
+    assert list(found) == ["diffusion", "attention", "reaction"]
+    assert np.allclose(np.sum(list(found.values()), axis=0), 1)
+    without = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, attention=False, reaction=False)
+    assert np.allclose(evaluate.energy_budget(without, flows[0])["diffusion"], 1)
+
+
+def test_state_nulls_are_measured_as_equations_without_attention(image, flows):
+    found = evaluate.evaluate_state_nulls(image, *flows, image.inputs("heldout", 24)[1])
+    assert list(found) == ["identity, rolled out", "affine, rolled out", "mean state"]
+    for about in found.values():
+        assert "cosine" not in about and np.shape(about["read"]) == (6, 4) and 0 <= about["accuracy"] <= 1
+    # The first two begin at the teacher's own embedding, the mean state does not.
+    assert np.allclose(found["affine, rolled out"]["read"][0], 1, atol=1e-5)
+    assert np.allclose(found["mean state"]["r2"], 0, atol=0.2) and np.mean(found["mean state"]["read"][0]) < 0.999
+
+
+def test_who_follows_a_change_and_who_ignores_it(image, flows):
+    reference, calibration = flows
+    turned = image.flow(corruptions.CORRUPTIONS["inversion"](image.inputs("heldout", 24)[0]))
+    perfect = evaluate.followed(turned, turned, reference, calibration)
+    assert perfect["cosine"] == pytest.approx(1) and perfect["missed"] == pytest.approx(0)
+    assert perfect["moved"] > 0.5 and max(perfect["mean map"], perfect["unchanged map"]) < 0.9
+    frozen = evaluate.followed(reference, turned, reference, calibration)
+    assert frozen["cosine"] == frozen["unchanged map"] and frozen["missed"] > 0.5
+    same = evaluate.followed(reference, reference, reference, calibration)
+    assert same["moved"] == 0 and same["unchanged map"] == pytest.approx(1)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from companion import fetch, paths
+from companion.data import fashion_mnist
+from companion.teachers import files, teacher
+from pdelens import Grid, models
+from pdelens.agreement import matching
+from pdelens.attention import capture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Give the committed calibration pictures in place of the training set, which is not committed."""
+    monkeypatch.setattr(teacher, "fashion_mnist", lambda train: fashion_mnist.fashion_mnist_subset("calibration"))
+
+
+@pytest.fixture(scope="module")
+def image():
+    return teacher.teacher_named("image-patch4-seed0")
+
+
+def test_a_subject_carries_lattice_and_head_orders(image):
+    flow = image.of("heldout", 8)
+    assert image.lattice == flow.lattice == Grid(7, 7)
+    plain = capture.flow_of(image.model, image.inputs("heldout", 8)[0])
+    for layer, order in enumerate(image.orders):
+        assert sorted(order.tolist()) == [0, 1, 2, 3]
+        assert torch.equal(flow.attention[layer], plain.attention[layer][:, order])
+    again = matching.align_heads(image.of("calibration", teacher.ALIGNING))
+    assert all(torch.equal(order, torch.arange(4)) for order in again), "aligned heads are in their order already"
+
+
+def test_readout_gives_the_models_own_logits_and_blocks_are_counted(image):
+    pictures, labels = image.inputs("heldout", 16)
+    flow = image.flow(pictures)
+    with torch.no_grad():
+        torch.testing.assert_close(image.readout(flow.states[-1]), image.model(pictures), atol=1e-5, rtol=1e-5)
+    assert len(labels) == 16
+    blocks = sum(value.numel() for value in image.model.blocks.parameters())
+    assert image.share(blocks) == 1.0 and image.share(0) == 0.0
+
+
+def test_bank_keeps_flows_to_half_precision_and_draws_the_same_again(few_pictures, image):
+    bank = teacher.Bank.of(image, "train", 300)
+    flow = image.of("train", 300)
+    kept = bank.flow(slice(None))
+    for ours, theirs in zip(kept.states, flow.states, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
+    for ours, theirs in zip(kept.attention, flow.attention, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(ours.sum(-1), torch.ones_like(ours[..., 0]))
+    draws = [bank.draw(torch.Generator().manual_seed(3), 5) for _ in range(2)]
+    assert torch.equal(draws[0][0].states[3], draws[1][0].states[3]) and torch.equal(draws[0][1], draws[1][1])
+    assert not torch.equal(bank.draw(torch.Generator().manual_seed(4), 5)[0].states[3], draws[0][0].states[3])
+
+
+@pytest.mark.data(fetch.MOVIE_REVIEWS)
+def test_texts_come_with_their_padding():
+    text = teacher.teacher_named("text-classifier-seed0")
+    bank = teacher.Bank.of(text, "heldout", 40)
+    flow = bank.flow(slice(None))
+    assert flow.mask is not None and not bool(flow.mask.all()), "some reviews are shorter than the window"
+    inputs, _ = text.inputs("heldout", 40)
+    with torch.no_grad():
+        torch.testing.assert_close(text.readout(flow.states[-1], flow.mask), text.model(**inputs), atol=2e-2, rtol=2e-2)
+
+
+def test_a_model_without_classes_is_named(image):
+    nameless = teacher.replace(image, name="nobody", model=torch.nn.Identity())
+    with pytest.raises(TypeError, match="nobody has no classes"):
+        nameless.readout(torch.zeros(1, 2, 64))
+
+
+def test_training_samples_are_fair_and_fixed(few_pictures, image):
+    few, labels = image.inputs("train", 10)
+    more, _ = image.inputs("train", 20)
+    assert torch.equal(few, more[:10]) and len(labels.unique()) > 3
+
+
+def test_folders_come_before_committed_weights(tmp_path):
+    model, made = models.load(paths.data_file("weights/image-patch4-seed1.safetensors"))
+    files.save(model, tmp_path / "image-patch4-seed0.safetensors", made, torch.float16)
+    found = teacher.teacher_named("image-patch4-seed0", tmp_path)
+    assert torch.equal(next(found.model.parameters()), next(model.parameters()))

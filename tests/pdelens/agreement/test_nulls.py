@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from companion.theory import cosine
+from pdelens import Flow, compare
+from pdelens.agreement import matching, measures, nulls
+
+
+def flow_of(attention, seed, **kwargs):
+    return Flow(attention=[attention(seed=100 * seed + layer, **kwargs) for layer in range(3)])
+
+
+@pytest.fixture
+def teacher():
+    """A Flow with habits: each head has a mean map, and each example its own departure from it."""
+    generator = torch.Generator().manual_seed(0)
+    habits = 1.5 * torch.randn(3, 1, 4, 9, 9, generator=generator)
+    logits = habits + torch.randn(3, 200, 4, 9, 9, generator=generator)
+    flow = Flow(attention=list(torch.softmax(logits, -1)))
+    return flow.select(slice(0, 120)), flow.select(slice(120, None))
+
+
+def test_every_null_is_a_row_stochastic_map_without_knowledge(teacher):
+    calibration, heldout = teacher
+    twin = Flow(attention=[torch.softmax(torch.randn(80, 4, 9, 9), -1) for _ in range(3)])
+    for name, maps in nulls.attention_nulls(heldout, calibration, twin).items():
+        assert len(maps) == 3, name
+        for layer in maps:
+            assert torch.allclose(layer.sum(-1), torch.ones(()), atol=1e-5), name
+
+
+def test_power_right_maps_pass_and_wrong_maps_fail(teacher):
+    calibration, heldout = teacher
+    given = nulls.attention_nulls(heldout, calibration)
+    right = compare(nulls.perturbed(heldout, 0.05), heldout, given, calibration)
+    wrong = compare(nulls.other_input(heldout), heldout, given, calibration)
+    assert right.headline() > 0.99 and right.headline("centred cosine") > 0.98 and right.skill().min() > 0.95
+    assert abs(wrong.headline("centred cosine")) < 0.05 and wrong.skill().max() < 0.05
+    # The wrong maps have the right mean and the right norm, so their raw cosine is not small.
+    assert wrong.headline() > 0.4
+
+
+def test_mean_map_beats_the_others_and_centres_to_nothing(teacher):
+    calibration, heldout = teacher
+    report = compare(heldout, heldout, nulls.attention_nulls(heldout, calibration), calibration)
+    scores = {name: null.headline() for name, null in report.nulls.items()}
+    assert max(scores, key=scores.get) == "mean map"
+    assert report.nulls["mean map"].headline("centred cosine") == 0
+
+
+def test_square_law_holds_for_any_attention(teacher):
+    calibration, heldout = teacher
+    report = compare(heldout, heldout, nulls.attention_nulls(heldout, calibration), calibration)
+    square = report.nulls["mean map"].per_head() ** 2
+    assert abs(square - report.nulls["other input"].per_head()).max() < 0.03
+
+
+def test_nulls_respect_padding_and_causality(attention):
+    mask = torch.ones(6, 7, dtype=torch.bool)
+    mask[:3, 5:] = False
+    maps = attention().tril() * mask[:, None, None, :]
+    maps = maps / maps.sum(-1, keepdim=True)
+    flow = Flow(attention=[maps, maps], mask=mask, causal=True)
+    for name, layers in nulls.attention_nulls(flow, flow).items():
+        real = (layers[0] * torch.ones_like(maps)).transpose(1, 2)[mask]
+        assert torch.allclose(real.sum(-1), torch.ones(()), atol=1e-5), name
+        assert float((layers[0] * ~flow.allowed()).abs().max()) == 0, name
+    uniform = nulls.uniform(flow)[0][4, 0]
+    assert torch.allclose(uniform[2, :4], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
+
+
+def test_shuffles_leave_nothing_in_place(attention):
+    flow = flow_of(attention, 1)
+    for seed in range(20):
+        assert all(a is not b for a, b in zip(nulls.shuffled_layers(flow, seed), flow.attention, strict=True))
+        for maps, own in zip(nulls.other_input(flow, seed), flow.attention, strict=True):
+            assert not bool((maps == own).flatten(1).all(1).any())
+
+
+def test_heads_are_matched_back(attention):
+    flow = flow_of(attention, 1, heads=5)
+    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(3)]
+    mixed = flow.permute_heads(orders)
+    found = matching.match_heads(mixed, flow)
+    back = mixed.permute_heads(found)
+    assert all(torch.equal(a, b) for a, b in zip(back.attention, flow.attention, strict=True))
+
+
+def test_heads_are_aligned_along_depth(attention):
+    first = attention(heads=5)
+    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(4)]
+    layers = [first] + [0.9 * first[:, order] + 0.1 / 7 for order in orders]
+    aligned = Flow(attention=layers).permute_heads(matching.align_heads(Flow(attention=layers)))
+    for layer in aligned.attention[1:]:
+        assert float(measures.cosine(layer, first).min()) > 0.99
+
+
+def test_affine_null_finds_an_affine_flow_and_identity_a_still_one():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.eye(4) + 0.3 * torch.randn(4, 4, generator=generator)
+    states = [torch.randn(60, 5, 4, generator=generator)]
+    states.append(states[0] @ matrix + 0.5)
+    states.append(states[1] @ matrix - 1)
+    flow = Flow(states=states)
+    found = nulls.state_nulls(flow.select(slice(30, None)), flow.select(slice(0, 30)))
+    for kind in ("affine, one step", "affine, rolled out"):
+        for ours, theirs in zip(found[kind], states, strict=True):
+            assert torch.allclose(ours, theirs[30:], atol=1e-3)
+    assert torch.equal(found["identity, one step"][2], states[1][30:])
+    assert torch.equal(found["identity, rolled out"][2], states[0][30:])
+
+
+def test_perturbed_maps_follow_the_gaussian_law():
+    flat = Flow(attention=[torch.full((40, 2, 49, 49), 1 / 49)])
+    score = measures.cosine(nulls.perturbed(flat, 0.2)[0], flat.attention[0]).mean()
+    assert float(score) == pytest.approx(float(cosine.uniform_law(0.2)), abs=2e-3)
+
+
+def test_too_few_to_shuffle_is_named(attention):
+    one = Flow(attention=[attention(batch=1)])
+    with pytest.raises(ValueError, match="at least two"):
+        nulls.other_input(one)
+    with pytest.raises(ValueError, match="at least two"):
+        nulls.shuffled_layers(one)

@@ -1,0 +1,243 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import digamma
+from sklearn.feature_selection import mutual_info_regression
+from sklearn.preprocessing import scale
+
+from pdelens.information import _bits
+from pdelens.information import tasks as information_tasks
+from pdelens.information.ksg import conditional_ksg, ksg, transfer_entropy
+from pdelens.information.samples import untied
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def plain_distances(part):
+    distance = np.abs(part[:, None] - part[None]).max(-1)
+    np.fill_diagonal(distance, np.inf)
+    return distance
+
+
+def plain_ksg(x, y, k=10, variant=1):
+    """The textbook's algorithm, sample by sample with every distance at hand."""
+    in_x, in_y = (plain_distances(part.double().cpu().numpy()) for part in (x, y))
+    both, terms = np.maximum(in_x, in_y), []
+    for i in range(len(x)):
+        nearest = np.argsort(both[i], kind="stable")[:k]
+        if variant == 1:
+            radius = both[i, nearest[-1]]
+            terms.append(digamma((in_x[i] < radius).sum() + 1) + digamma((in_y[i] < radius).sum() + 1))
+        else:
+            counts = [(part[i] <= part[i, nearest].max()).sum() for part in (in_x, in_y)]
+            terms.append(digamma(counts).sum() + 1 / k)
+    return digamma(k) + digamma(len(x)) - np.mean(terms)
+
+
+def plain_conditional(x, y, z, k):
+    in_x, in_y, in_z = (plain_distances(part.numpy()) for part in (x, y, z))
+    xz, yz = np.maximum(in_x, in_z), np.maximum(in_y, in_z)
+    radius = np.sort(np.maximum(xz, yz), 1)[:, k - 1 : k]
+    counts = [digamma((part < radius).sum(1) + 1).mean() for part in (xz, yz, in_z)]
+    return digamma(k) - counts[0] - counts[1] + counts[2]
+
+
+def bound(values):
+    """Return four standard errors of the mean over seeds."""
+    return 4 * float(np.std(values, ddof=1)) / len(values) ** 0.5
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(dx, dy, samples=400, correlation=0.8, seed=0):
+    """Return x and y whose first min(dx, dy) columns correlate in pairs, and their information in nats."""
+    x, y, shared = normal(samples, dx, seed=seed), normal(samples, dy, seed=seed + 1000), min(dx, dy)
+    y[:, :shared] = correlation * x[:, :shared] + (1 - correlation**2) ** 0.5 * y[:, :shared]
+    return x, y, -0.5 * shared * math.log(1 - correlation**2)
+
+
+def heavy_tails():
+    random = np.random.default_rng(0)
+    x = random.standard_t(1, (400, 2))
+    return torch.from_numpy(x), torch.from_numpy(x[:, :1] + random.standard_t(1, (400, 1)))
+
+
+def discrete_continuous(samples=400, classes=5, seed=0):
+    """Return a class and a number uniform in [class, class + 2], and their information (Gao et al. 2017)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, classes, (samples, 1), generator=generator).double()
+    y = x + 2 * torch.rand(samples, 1, generator=generator, dtype=torch.float64)
+    return untied(x, y, generator)[0], y, math.log(classes) - (classes - 1) * math.log(2) / classes
+
+
+TASKS = {
+    "1 + 1": lambda: gaussian(1, 1)[:2],
+    "2 + 3": lambda: gaussian(2, 3)[:2],
+    "5 + 5": lambda: gaussian(5, 5)[:2],
+    "25 + 25": lambda: gaussian(25, 25)[:2],
+    "1 + 12": lambda: gaussian(1, 12)[:2],
+    "heavy tails": heavy_tails,
+    "ties, jittered": lambda: discrete_continuous()[:2],
+    "far from the origin": lambda: [part + 1e6 for part in gaussian(2, 2)[:2]],
+    "float32": lambda: [part.float() for part in gaussian(3, 3)[:2]],
+    "unlike scales": lambda: (1e-3 * gaussian(2, 2)[0], 1e3 * gaussian(2, 2)[1]),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("task", TASKS)
+def test_ksg_is_the_textbooks(task, variant, device):
+    x, y = TASKS[task]()
+    for k in (1, 10):
+        found = ksg(x.to(device), y.to(device), neighbours=k, variant=variant)
+        assert found == pytest.approx(plain_ksg(x, y, k, variant), abs=1e-11)
+
+
+@pytest.mark.parametrize("task", information_tasks.tasks(), ids=lambda task: task.name)
+def test_ksg_is_the_textbooks_on_every_task_of_the_catalogue(task):
+    x, y = task.sample(300, seed=1)
+    assert ksg(x, y) == pytest.approx(plain_ksg(x, y), abs=1e-10)
+
+
+@pytest.mark.parametrize("dims", [1, 5])
+def test_ksg_is_the_textbooks_where_bits_take_over(dims, monkeypatch):
+    """Past the size up to which few samples are compared one by one; the plain version needs 400 samples."""
+    monkeypatch.setattr(_bits, "FEW", 32)
+    monkeypatch.setattr(_bits, "BLOCK", 128)
+    x, y, _ = gaussian(dims, 9)
+    for variant in (1, 2):
+        assert ksg(x, y, variant=variant) == pytest.approx(plain_ksg(x, y, 10, variant), abs=1e-11)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_copy_reaches_the_ceiling(dims):
+    x = normal(300, dims)
+    ceiling = digamma(300) - digamma(7)
+    assert ksg(x, x, neighbours=7) == pytest.approx(ceiling, abs=1e-12)
+    assert ksg(x, x, neighbours=7, variant=2) == pytest.approx(ceiling - 1 / 7, abs=1e-12)
+
+
+@pytest.mark.parametrize(("dims", "correlation"), [(1, 0.0), (1, 0.6), (1, 0.9), (2, 0.5), (3, 0.0)])
+@pytest.mark.parametrize("variant", [1, 2])
+def test_gaussian_within_sampling_error(variant, dims, correlation):
+    exact = gaussian(dims, dims, 2, correlation)[2]
+    found = [
+        ksg(*gaussian(dims, dims, 1000, correlation, seed)[:2], neighbours=4, variant=variant) for seed in range(12)
+    ]
+    assert np.mean(found) == pytest.approx(exact, abs=bound(found))
+    assert bound(found) < 0.06
+
+
+def test_jittered_ties_within_sampling_error():
+    tasks = [discrete_continuous(1000, seed=seed) for seed in range(12)]
+    found = [ksg(x, y, neighbours=4) for x, y, _ in tasks]
+    assert np.mean(found) == pytest.approx(tasks[0][2], abs=bound(found))
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("dims", [1, 4])
+def test_invariances(dims, variant):
+    """On a grid of 2^-30 a shift by 4 and a doubling are exact, so the estimate has to stay exactly."""
+    x, y = ((part * 2**30).round() / 2**30 for part in gaussian(dims, dims)[:2])
+    value = ksg(x, y, variant=variant)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert ksg(x + 4, y - 4, variant=variant) == value
+    assert ksg(2 * x, 2 * y, variant=variant) == value
+    assert ksg(y, x, variant=variant) == pytest.approx(value, abs=1e-12)
+    assert ksg(x[order], y[order], variant=variant) == pytest.approx(value, abs=1e-12)
+    assert ksg(x.flip(1), -y, variant=variant) == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_parity_with_scikit_learn(correlation):
+    """Its convention: columns over their deviation, uncentred; noise of 1e-10 of the mean size; never negative."""
+    x, y = (part.numpy() + 1.5 for part in gaussian(1, 1, 500, correlation)[:2])
+    theirs = mutual_info_regression(x, y[:, 0], n_neighbors=3, random_state=0)[0]
+    random = np.random.RandomState(0)
+    noisy = []
+    for part in (x, y):
+        scaled = scale(part, with_mean=False)
+        noisy.append(
+            torch.from_numpy(scaled + 1e-10 * max(1, np.abs(scaled).mean()) * random.standard_normal((500, 1)))
+        )
+    assert max(0, ksg(*noisy, neighbours=3)) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("dims", [(1, 1, 1), (2, 1, 3), (4, 4, 4)])
+def test_conditional_is_the_textbooks(dims):
+    x, y, z = (normal(400, dim, seed=seed) for seed, dim in enumerate(dims))
+    x, y = x + z[:, :1], y + z[:, :1] * x[:, :1]
+    for k in (1, 5):
+        assert conditional_ksg(x, y, z, neighbours=k) == pytest.approx(plain_conditional(x, y, z, k), abs=1e-11)
+
+
+def test_conditional_of_a_chain_is_zero_and_of_a_gaussian_known():
+    """x - z - y has I(X;Y|Z) = 0; noises that correlate by r beside a common z have -1/2 ln(1 - r^2)."""
+    chain, known = [], []
+    for seed in range(10):
+        z, (a, b, _) = normal(1000, 1, seed=50 + seed), gaussian(1, 1, 1000, 0.8, seed)
+        independent = normal(1000, 1, seed=500 + seed)
+        chain.append(conditional_ksg(z + a, z + independent, z, neighbours=5))
+        known.append(conditional_ksg(z + a, z + b, z, neighbours=5))
+        assert ksg(z + a, z + independent, neighbours=5) > 0.1
+    assert np.mean(chain) == pytest.approx(0, abs=bound(chain))
+    assert np.mean(known) == pytest.approx(-0.5 * math.log(1 - 0.8**2), abs=0.05)
+
+
+def autoregression(steps, lag, seed, own=0.5, coupling=0.8):
+    """Return x_t = own x_{t-1} + e and y_t = own y_{t-1} + coupling x_{t-lag} + n, unit noises."""
+    e, n = normal(2, steps + 100, seed=seed).tolist()
+    x, y = [0.0] * lag, [0.0]
+    for t in range(steps + 100):
+        y.append(own * y[-1] + coupling * x[-lag] + n[t])
+        x.append(own * x[-1] + e[t])
+    return torch.tensor(x[-steps:], dtype=torch.float64), torch.tensor(y[-steps:], dtype=torch.float64)
+
+
+def exact_transfer(own=0.5, coupling=0.8):
+    """Return T = 1/2 ln(1 + coupling^2 var(x_{t-1} | y_{t-1})) of lag 1, from the stationary covariance."""
+    step = np.array([[own, 0.0], [coupling, own]])
+    covariance = np.linalg.solve(np.eye(4) - np.kron(step, step), np.eye(2).ravel()).reshape(2, 2)
+    left = covariance[0, 0] - covariance[0, 1] ** 2 / covariance[1, 1]
+    return 0.5 * math.log(1 + coupling**2 * left)
+
+
+def test_transfer_entropy_of_a_coupled_autoregression():
+    forth, back = [], []
+    for seed in range(10):
+        x, y = autoregression(1000, 1, seed)
+        forth.append(transfer_entropy(x, y, neighbours=4))
+        back.append(transfer_entropy(y, x, neighbours=4))
+    assert np.mean(forth) == pytest.approx(exact_transfer(), abs=bound(forth))
+    assert np.mean(back) == pytest.approx(0, abs=bound(back))
+
+
+def test_transfer_entropy_is_the_conditional_information_of_its_lags():
+    x, y = (series[:, None] for series in autoregression(300, 3, 0))
+    now, source, target = y[4:], torch.cat([x[1:-3], x[:-4]], 1), torch.cat([y[3:-1], y[2:-2]], 1)
+    assert transfer_entropy(x, y, lag=3, history=2) == conditional_ksg(now, source, target)
+    now, source, target = y[3:], x[2:-1], torch.cat([y[2:-1], y[1:-2], y[:-3]], 1)
+    source = torch.cat([source, x[1:-2], x[:-3]], 1)
+    assert transfer_entropy(x[:, 0], y[:, 0], history=3) == conditional_ksg(now, source, target)
+
+
+def test_bad_input_is_named():
+    x, y, _ = gaussian(1, 2, samples=20)
+    with pytest.raises(ValueError, match="20 neighbours of 20 samples"):
+        ksg(x, y, neighbours=20)
+    with pytest.raises(ValueError, match="20 and 19 samples"):
+        ksg(x, y[1:])
+    with pytest.raises(ValueError, match=r"^y of shape \(20,\)"):
+        ksg(x, y[:, 0])
+    with pytest.raises(ValueError, match="1 of 40 values of y are NaN"):
+        ksg(x, y.where(y != y[3, 1], torch.nan))
+    with pytest.raises(ValueError, match="Variant 3"):
+        ksg(x, y, variant=3)
+    with pytest.raises(ValueError, match="20 and 20 steps with lag 12 and history 9"):
+        transfer_entropy(x, y, lag=12, history=9)

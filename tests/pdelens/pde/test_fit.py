@@ -1,0 +1,187 @@
+import sys
+
+import pytest
+import torch
+
+from pdelens import Chain, FitError, Flow, Grid, TransformerPDE, fit, integrate
+from pdelens.pde.equation import PDE
+from pdelens.pde.fit import Plan
+from pdelens.pde.schemes import Steps
+from pdelens.pde.terms import Advection, Diffusion
+
+# `pdelens.fit` is the function; its module keeps what a test looks into.
+fitting = sys.modules[Plan.__module__]
+
+
+def moving(lattice, diffusivity, velocity, examples=24, width=3, depth=3):
+    """A Flow that is diffusion and advection, solved with steps eight times finer than the fit's."""
+    terms = {"diffusion": Diffusion(lattice, width, diffusivity), "advection": Advection(lattice, width, velocity)}
+    generator = torch.Generator().manual_seed(0)
+    u0 = torch.randn(examples, lattice.tokens, width, generator=generator)
+    with torch.no_grad():
+        return integrate(PDE(terms, lattice, depth), u0, method="rk4", substeps=8)
+
+
+def calibrated(lattice, flow, steps=160, **settings):
+    terms = {"diffusion": Diffusion(lattice, 3, 0.1), "advection": Advection(lattice, 3, 0.0)}
+    pde = PDE(terms, lattice, 3)
+    found = fit(
+        pde, flow, supervision="states", steps=steps, batch=24, peak_rate=0.1, substeps=4, method="strang", **settings
+    )
+    with torch.no_grad():
+        diffusivity, velocity = pde.terms["diffusion"].diffusivity(0.0), pde.terms["advection"].velocity(0.0)
+    return found, diffusivity, velocity.detach()
+
+
+@pytest.mark.parametrize(("diffusivity", "velocity"), [(0.2, 0.15), (0.05, -0.3)])
+def test_known_diffusivity_and_velocity_are_recovered(diffusivity, velocity):
+    lattice = Chain(20)
+    _, found_d, found_v = calibrated(lattice, moving(lattice, diffusivity, velocity))
+    assert found_d.tolist() == pytest.approx([diffusivity] * 3, rel=0.05)
+    assert found_v.flatten().tolist() == pytest.approx([velocity] * 3, rel=0.05)
+
+
+def test_known_diffusivity_is_recovered_on_a_grid():
+    lattice = Grid(5, 5)
+    _, found_d, _ = calibrated(lattice, moving(lattice, 0.1, 0.0, examples=8), steps=120)
+    assert found_d.tolist() == pytest.approx([0.1] * 3, rel=0.05)
+
+
+def test_no_diffusion_is_recovered_as_none():
+    lattice = Chain(20)
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(24, 20, 3, generator=generator)
+    _, found_d, found_v = calibrated(lattice, Flow(states=[state] * 4))
+    assert float(found_d.max()) < 0.01 and float(found_v.abs().max()) < 0.01
+
+
+def small(seed=0, **settings):
+    return TransformerPDE(8, 2, Chain(6), depth=3, seed=seed, **settings)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """Flows of an equation that a calibration can reach: another seed of the same kind."""
+    with torch.no_grad():
+        return integrate(small(seed=1), torch.randn(48, 6, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def weights(pde):
+    return torch.cat([value.flatten() for value in pde.state_dict().values()])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"supervision": "states"}, {"substeps": (1, 3)}, {"refinement": 0.5}],
+    ids=lambda s: "-".join(s) or "plain",
+)
+def test_the_loss_falls(teacher, settings):
+    pde = small()
+    found = fit(pde, teacher, steps=60, batch=24, peak_rate=0.02, validate_every=10, **settings)
+    losses = [row[1] for row in found.record["curve"]]
+    assert losses[-1] < 0.5 * losses[0] and found.record["step"] == 60
+
+
+@pytest.mark.parametrize("substeps", [1, (1, 3)])
+def test_killed_and_resumed_gives_the_same_result(teacher, tmp_path, substeps):
+    settings = {
+        "steps": 24,
+        "batch": 16,
+        "validate_every": 5,
+        "substeps": substeps,
+        "validation": teacher.select(slice(0, 8)),
+    }
+    whole = fit(small(), teacher, checkpoint=tmp_path / "whole.safetensors", **settings)
+    stopped = fit(small(), teacher, checkpoint=tmp_path / "parts.safetensors", stop_after=13, **settings)
+    assert stopped.record["step"] == 13
+    resumed = fit(small(), teacher, checkpoint=tmp_path / "parts.safetensors", **settings)
+    assert float((weights(whole.pde) - weights(resumed.pde)).abs().max()) <= 1e-6
+    assert [row[0] for row in resumed.record["curve"]] == [row[0] for row in whole.record["curve"]]
+
+
+def test_labels_and_logits_need_a_readout_and_use_it(teacher):
+    head = torch.nn.Linear(8, 3)
+    with pytest.raises(ValueError, match="without a readout"):
+        fit(small(), teacher, supervision="labels")
+    readout = lambda state: head(state.mean(1))  # noqa: E731
+    found = fit(small(), teacher, supervision="attention+states+logits", readout=readout, steps=20, validate_every=5)
+    assert found.record["curve"][-1][1] < found.record["curve"][0][1]
+
+    def labelled(generator, batch):
+        flow = teacher.select(torch.randperm(teacher.examples, generator=generator)[:batch])
+        return flow, (flow.states[0].mean((1, 2)) > 0).long()
+
+    found = fit(small(), labelled, supervision="labels", readout=readout, steps=40, validate_every=5, peak_rate=0.02)
+    assert found.record["curve"][-1][1] < found.record["curve"][0][1]
+
+
+def test_early_stopping_keeps_the_best(teacher):
+    validation = Flow(states=[torch.randn(8, 6, 8) for _ in range(4)], attention=[a[:8] for a in teacher.attention])
+    pde = small()
+    found = fit(pde, teacher, validation=validation, steps=400, validate_every=2, patience=3, peak_rate=0.05)
+    curve = found.record["curve"]
+    assert found.record["step"] < 400 and min(row[2] for row in curve) == found.record["best"]
+    assert all(row[2] >= found.record["best"] for row in curve[-3:])
+
+
+def test_divergence_names_step_and_term_and_keeps_the_checkpoint(teacher, tmp_path):
+    path = tmp_path / "fit.safetensors"
+    fit(small(), teacher, steps=20, validate_every=5, checkpoint=path, stop_after=10)
+    kept = path.read_bytes()
+    wild = TransformerPDE(8, 2, Chain(6), depth=3)
+    with torch.no_grad():
+        wild.terms["reaction"].first.coefficients.mul_(1e30)
+        wild.terms["reaction"].second.coefficients.mul_(1e30)
+    with pytest.raises(FitError, match=r"optimiser step 0: .*in the term 'reaction'.*Lower peak_rate"):
+        fit(wild, teacher, steps=5)
+    assert path.read_bytes() == kept
+
+
+def test_entry_times_refine_the_first_layer_alone():
+    """A state that begins small is carried far at once: even steps miss it, steps from early entry times don't."""
+    plan = Plan(method="heun", entry=(0.02, 0.1, 0.4), graded=((2, 2), (1, 2)))
+    assert plan.times([0.0, 1.0, 2.0]) == [0.0, 0.02, 0.1, 0.4, 1.0, 2.0]
+    assert plan.times([2.0, 4.0]) == [2.0, 2.04, 2.2, 2.8, 4.0]
+    drawn = plan.draw(torch.Generator().manual_seed(0), 3)
+    assert len(drawn.substeps) == 6 and drawn.substeps[0] == 2 and set(drawn.substeps[1:]) <= {1, 2}
+    pde = small(diffusion=None)
+    start = 0.02 * torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        exact = integrate(pde, start, method="rk4", substeps=200)
+        flow = Flow(exact.states, exact.attention, exact.mask)
+        errors = []
+        for entry in ((), (0.02, 0.1, 0.4)):
+            # As many sub-steps in the first layer, at other places.
+            counts = (4, 1, 1) if not entry else (1, 1, 1, 1, 1, 1)
+            how = Steps("heun", counts)
+            states, maps = fitting._rolled_out(pde, flow, how, Plan(method="heun", entry=entry))
+            assert len(states) == 4 and len(maps) == 3
+            errors.append(float((states[1] - exact.states[1]).square().mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_forced_layers_begin_at_the_teachers_states():
+    """The equation that made the Flow gives each layer's end from its true beginning, with entry times or without."""
+    pde = small(seed=1)
+    start = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        flow = integrate(pde, start, method="rk4", substeps=16)
+        for entry in ((), (0.1, 0.5)):
+            states, maps = fitting._forced(pde, flow, Steps("rk4", 8), Plan(entry=entry))
+            for ours, theirs in zip(states + maps, [*flow.states, *flow.attention], strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_end_of_a_plan_takes_twice_the_sub_steps(teacher, monkeypatch):
+    taken = []
+    real = fitting._rolled_out
+    monkeypatch.setattr(fitting, "_rolled_out", lambda *given: (taken.append(given[2].substeps), real(*given))[1])
+    fit(small(), teacher, graded=((3, 3), (1, 1)), doubled=0.5, steps=4, batch=8, method="heun", validate_every=9)
+    assert taken == [(3, 1, 1), (3, 1, 1), (6, 2, 2), (6, 2, 2)]
+
+
+def test_bad_plans_are_named():
+    with pytest.raises(ValueError, match="choose from states"):
+        Plan(supervision="weights")
+    with pytest.raises(ValueError, match="from 1 up"):
+        Plan(substeps=(3, 1))

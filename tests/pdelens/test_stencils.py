@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from pdelens import Chain, Grid, _stencils, lattice
+from pdelens._stencils import SecondDifference
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])
+@pytest.mark.parametrize(
+    "where", [Chain(9, "neumann"), Grid(5, 6), Grid(4, 7, special=2)], ids=["chain", "grid", "special"]
+)
+def test_blocked_laplacian_equals_the_plain_one(where, boundary, monkeypatch):
+    where = lattice.Lattice(where.shape, boundary, where.special)
+    u = torch.randn(3, where.tokens, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, where.tokens, 4, dtype=torch.float64)
+    found = []
+    for large in (1 << 40, 1):
+        monkeypatch.setattr(lattice, "LARGE", large)
+        value = lattice.laplacian(u, where)
+        (slope,) = torch.autograd.grad((value * weight).sum(), u)
+        found.append((value, slope))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-14)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-14)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "zero"])
+@pytest.mark.parametrize("axis", [-2, -3])
+def test_gradients_of_any_order(boundary, axis):
+    x = torch.randn(2, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: SecondDifference.apply(y, axis, boundary), x)
+    assert torch.autograd.gradgradcheck(lambda y: SecondDifference.apply(y**2, axis, boundary), x)
+
+
+def test_blocks_do_not_matter(monkeypatch):
+    x = torch.randn(7, 16, 8)
+    whole = SecondDifference.apply(x, -2, "neumann")
+    monkeypatch.setattr(_stencils, "_BLOCK", 16 * 8 * 4 * 2)
+    assert torch.equal(whole, SecondDifference.apply(x, -2, "neumann"))
