@@ -3,9 +3,11 @@
 # make test       every test, and every chapter replayed against its committed outputs
 # make unit       the tests without the replay
 # make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
-# make train      trains the teachers into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MINUTES=...]
+# make train      trains teachers and calibrates equations into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MINUTES=...]
 # make trials     runs the estimators of information on tasks with known answers, into _build/train  [SCALE=...] [MINUTES=...]
+#                 both: [WORKERS=n] [EXECUTOR=processes|slurm] [SLURM="partition=gpu timeout_min=120"]
 # make adopt      moves complete weights and trials into data/
+# make cluster    tries EXECUTOR=slurm on a Slurm of its own on this machine (root; not part of make test)
 # make bench      benchmarks, as ratios in one run
 # make lint       formatting, lint, types
 # Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
@@ -16,6 +18,9 @@ DEVICE ?= auto
 SEEDS ?= 5
 ONLY ?= *
 MINUTES ?=
+WORKERS ?=
+EXECUTOR ?= processes
+SLURM ?=
 CHAPTER ?=
 TORCH_INDEX ?=
 
@@ -30,7 +35,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Another environment's variables must not leak into the book's.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: environment book test unit chapters train trials adopt bench lint fetch clean
+.PHONY: environment book test unit chapters train trials adopt cluster bench lint fetch clean
 # The two cores are one resource: `make -j` must not race chapters against the book.
 .NOTPARALLEL:
 
@@ -58,16 +63,20 @@ unit: environment
 chapters: environment
 	@$(PY) -m companion chapters --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)
 
+JOBS = --scale $(SCALE) --executor $(EXECUTOR) --slurm "$(SLURM)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(WORKERS),--workers $(WORKERS))
+
 train: environment
-	@$(PY) -m companion train --scale $(SCALE) --device $(DEVICE) --seeds $(SEEDS) \
-	    --only "$(ONLY)" $(if $(MINUTES),--minutes $(MINUTES))
+	@$(PY) -m companion train $(JOBS) --device $(DEVICE) --seeds $(SEEDS) --only "$(ONLY)"
 	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
 
 trials: environment
-	@$(PY) -m companion trials --scale $(SCALE) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(PY) -m companion trials $(JOBS)
 
 adopt: environment
 	@$(PY) -m companion adopt --scale $(SCALE)
+
+cluster: environment
+	@$(PY) tests/support/cluster.py
 
 bench: environment
 	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -o pythonpath="book/tools tests/benchmarks" -p no:cacheprovider -q -s $(ARGS)

@@ -31,16 +31,12 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     calibrated = [one for one in weights if _calibrated(one) and one.stem in specs.COMMITTED]
     if not trained and not calibrated:
         raise DataError(
-            f"there are no complete weights in _build/train/{scale} that fit {only!r}: run `make train SCALE={scale}` "
-            "first."
+            f"no complete weights of _build/train/{scale} fit {only!r}: run `make train SCALE={scale}` first."
         )
     data = root() / "data"
     adopted = {}
-    for path in trained:
-        models.load(path)  # refuses a file that is no teacher's
-        adopted |= _copied(path, data, f"weights/{path.name}")
-    for path in calibrated:
-        files.load(path.stem, run)
+    for path in trained + calibrated:
+        files.load(path.stem, run) if _calibrated(path) else models.load(path)  # refuses a file of another kind
         adopted |= _copied(path, data, f"weights/{path.name}")
     if any(folder.glob("rung-*.json")):
         store.write(data / store.RECORDS, store.gathered(folder, store.known(data / store.RECORDS)))
@@ -60,7 +56,7 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
 
 def _histories(folder: Path, known: Path) -> str:
     """Return what is known of all training: this scale's teachers and plain methods over what stood there."""
-    found: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+    found = store.known(known)
     trained = dict(found.get("teachers", {}))
     for path in sorted(folder.glob("*.safetensors")):
         if ".checkpoint" not in path.name and not _calibrated(path):
@@ -72,13 +68,8 @@ def _histories(folder: Path, known: Path) -> str:
     stacking = found.get("stacking", {})
     if (measured := folder / f"{stacking_cost.STACKING}.json").exists():
         stacking = {"seeds": json.loads(measured.read_text())["record"]}
-    rows = [
-        f" {json.dumps(part)}: {{\n"
-        + ",\n".join(f"  {json.dumps(name)}: {json.dumps(_short(about))}" for name, about in sorted(whole.items()))
-        + "}"
-        for part, whole in (("baselines", plain), ("stacking", stacking), ("teachers", trained))
-    ]
-    return "{\n" + ",\n".join(rows) + "}\n"
+    short = {name: _short(about) for name, about in trained.items()}
+    return store.in_lines({"baselines": plain, "stacking": stacking, "teachers": short})
 
 
 def _calibrated(path: Path) -> bool:

@@ -41,10 +41,7 @@ def checksums() -> dict[str, str]:
     """Return `data/SHA256SUMS` as a mapping from path (inside `data/`) to digest."""
     listing = root() / "data" / "SHA256SUMS"
     if not listing.exists():
-        raise DataError(
-            f"{listing} is missing: committed data is only there in a checkout of the project; "
-            "clone it, or name its folder in PDELENS_ROOT."
-        )
+        raise DataError(f"{listing} is missing: clone the project, or name its folder in PDELENS_ROOT.")
     rows = (line.split(maxsplit=1) for line in listing.read_text().splitlines() if line.strip())
     return {name.strip(): digest for digest, name in rows}
 
@@ -52,8 +49,7 @@ def checksums() -> dict[str, str]:
 def write_checksums(names: dict[str, str]) -> None:
     """Add these files of `data/` to `data/SHA256SUMS` and drop those that are gone."""
     listing = root() / "data" / "SHA256SUMS"
-    known = checksums() if listing.exists() else {}
-    known.update(names)
+    known = (checksums() if listing.exists() else {}) | names
     kept = {name: digest for name, digest in known.items() if (listing.parent / name).exists()}
     replace_text(listing, "".join(f"{kept[name]}  {name}\n" for name in sorted(kept)))
 
@@ -72,10 +68,8 @@ def data_file(name: str) -> Path:
         raise DataError(f"data/{name} is missing: restore it with `git checkout -- data/{name}`.")
     found = sha256(path)
     if found != wanted:
-        raise DataError(
-            f"data/{name} has SHA-256 {found[:12]}…, but data/SHA256SUMS wants {wanted[:12]}…: "
-            f"restore it with `git checkout -- data/{name}`."
-        )
+        digests = f"SHA-256 {found[:12]}…, but data/SHA256SUMS wants {wanted[:12]}…"
+        raise DataError(f"data/{name} has {digests}: restore it with `git checkout -- data/{name}`.")
     files_read.add(name)
     return path
 

@@ -24,7 +24,7 @@ class Api(SphinxDirective):
         """Return what stands on the page."""
         names = [line.strip() for line in self.content if line.strip()]
         for name in names:
-            self.env.note_dependency(inspect.getsourcefile(getattr(pdelens, name)))
+            self.env.note_dependency(str(inspect.getsourcefile(getattr(pdelens, name))))
         return parsed(self, "\n\n".join(entry(name, getattr(pdelens, name)) for name in names))
 
 
@@ -40,7 +40,7 @@ class ApiModules(SphinxDirective):
             importlib.import_module(f"{package.__name__}.{one.name}") for one in pkgutil.iter_modules(package.__path__)
         ]
         for module in found:
-            self.env.note_dependency(module.__file__)
+            self.env.note_dependency(str(module.__file__))
         shown = (module for module in found if not module.__name__.split(".")[-1].startswith("_"))
         return parsed(self, "\n\n".join(filter(None, map(module_table, shown))))
 

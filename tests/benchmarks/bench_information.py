@@ -1,4 +1,4 @@
-"""What KSG costs beside an implementation like NPEET's, and what a null of shuffles costs (`make bench`).
+"""What KSG costs beside an implementation like NPEET's (`make bench`).
 
 Ratios in one run, on one thread; nothing here passes or fails by the clock. The peer is written here: what
 NPEET does, by scikit-learn's k-d tree, which is its faster form.
@@ -15,7 +15,7 @@ from timing import compare_times
 
 from pdelens.information.ksg import ksg
 
-SAMPLES, NEIGHBOURS, SHUFFLES, CALLS = 5000, 10, 200, 15
+SAMPLES, NEIGHBOURS = 5000, 10
 
 
 @pytest.fixture(autouse=True)

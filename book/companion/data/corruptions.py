@@ -67,10 +67,8 @@ def corruption(family: str, severity: float) -> Corruption:
     found = FAMILIES[family]
     low, high = found.allowed
     if not low <= severity <= high or (found.whole and severity != int(severity)):
-        what = "a whole number, " if found.whole else ""
-        raise ValueError(
-            f"{family} of {severity:g} was asked for: {what}{low:g} to {high:g} ({found.unit}), is wanted."
-        )
+        wanted = f"{'a whole number, ' * found.whole}{low:g} to {high:g} ({found.unit})"
+        raise ValueError(f"{family} of {severity:g} was asked for: {wanted}, is wanted.")
 
     def change(pictures: Tensor, generator: torch.Generator) -> Tensor:
         return found.change(pictures, severity, generator)
@@ -116,11 +114,8 @@ def rotation(pictures: Tensor, degrees: float, generator: torch.Generator) -> Te
 
     left = torch.rand(len(pictures), generator=generator) < 0.5
     floats = pictures.cpu().numpy().astype("float32")
-    turned = [
-        torch.from_numpy(rotate(floats, angle, (1, 2), reshape=False, order=1, mode="constant"))
-        for angle in (degrees, -degrees)
-    ]
-    return _bytes(torch.where(left[:, None, None], *turned)).to(pictures.device)
+    turned = [rotate(floats, angle, (1, 2), reshape=False, order=1) for angle in (degrees, -degrees)]
+    return _bytes(torch.where(left[:, None, None], *map(torch.from_numpy, turned))).to(pictures.device)
 
 
 def translation(pictures: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
@@ -157,10 +152,8 @@ def photograph_crops(pictures: Tensor, generator: torch.Generator) -> Tensor:
     side = pictures.shape[-1]
     greys = [Image.fromarray(p.image).convert("L") for split in photographs.SPLITS for p in photographs.load(split)]
     which = torch.randint(0, len(greys), (len(pictures),), generator=generator).tolist()
-    found = []
-    draws = torch.rand(len(which), 3, generator=generator).tolist()
-    for number, (size, across, down) in zip(which, draws, strict=True):
-        grey = greys[number]
+    draws, found = torch.rand(len(which), 3, generator=generator).tolist(), []
+    for grey, (size, across, down) in zip((greys[number] for number in which), draws, strict=True):
         edge = min(grey.size) * (0.25 + 0.75 * size)
         x, y = across * (grey.width - edge), down * (grey.height - edge)
         small = grey.resize((side, side), Image.Resampling.BOX, box=(x, y, x + edge, y + edge))
@@ -200,10 +193,8 @@ def other_texts(tokens: Tensor, generator: torch.Generator) -> Tensor:
     windows = brown.windows().tokens
     count, length = tokens.shape
     if length > windows.shape[1]:
-        raise ValueError(
-            f"texts of {length} tokens were given, but the windows of the Brown corpus have {windows.shape[1]}: "
-            "give shorter ones."
-        )
+        longest = windows.shape[1]
+        raise ValueError(f"texts of {length} tokens were given, but the windows of the Brown corpus have {longest}.")
     order = torch.randperm(len(windows), generator=generator)
     found = windows[order[torch.arange(count) % len(windows)], :length].to(tokens)
     return found.masked_fill(tokens == text.PAD, text.PAD)
@@ -215,18 +206,14 @@ def _bytes(values: Tensor) -> Tensor:
 
 def _check_pictures(given: Tensor) -> None:
     if given.dtype != torch.uint8 or given.ndim != 3 or not len(given) or given.shape[1] != given.shape[2]:
-        raise ValueError(
-            f"inputs of shape {tuple(given.shape)} and type {given.dtype} were given, but pictures, uint8 of shape "
-            "(examples, side, side), at least one, are wanted."
-        )
+        wanted = "pictures, uint8 of shape (examples, side, side), at least one"
+        raise ValueError(f"inputs {tuple(given.shape)} of {given.dtype} were given, but {wanted}, are wanted.")
 
 
 def _check_tokens(given: Tensor) -> None:
     if given.dtype not in (torch.int64, torch.int32) or given.ndim != 2 or not given.numel():
-        raise ValueError(
-            f"inputs of shape {tuple(given.shape)} and type {given.dtype} were given, but token numbers, integers of "
-            "shape (examples, length), at least one, are wanted."
-        )
+        wanted = "token numbers, integers of shape (examples, length), at least one"
+        raise ValueError(f"inputs {tuple(given.shape)} of {given.dtype} were given, but {wanted}, are wanted.")
     empty = given == text.PAD
     if bool((given < 0).any()) or bool((empty[:, :-1] & ~empty[:, 1:]).any()):
         raise ValueError("token numbers below 0, or padding (0) before a text's end, were given: pad at the end alone.")
@@ -250,19 +237,15 @@ _SINGLE: dict[str, tuple[str, Change]] = {
     "pieces shuffled": ("text", shuffled_pieces),
     "Brown corpus": ("text", other_texts),
 }
-CORRUPTIONS: dict[str, Corruption] = {
-    corruption.name: corruption
-    for corruption in [
-        *(corruption(family, severity) for family, found in FAMILIES.items() for severity in found.levels),
-        *(Corruption(name, kind, name, change) for name, (kind, change) in _SINGLE.items()),
-    ]
-}
+_ALL = [corruption(family, severity) for family, found in FAMILIES.items() for severity in found.levels]
+_ALL += [Corruption(name, kind, name, change) for name, (kind, change) in _SINGLE.items()]
+CORRUPTIONS = {one.name: one for one in _ALL}
 
 
 def corruptions(kind: str) -> dict[str, Corruption]:
     """Return the register's shifts of one kind of input, "image" or "text", by name.
 
-    >>> list(shifts("text"))
+    >>> list(corruptions("text"))
     ['pieces shuffled', 'Brown corpus']
     """
     if kind not in KINDS:

@@ -45,10 +45,8 @@ def load_splits(kind: str, length: int, folder: Path) -> Splits:
     """
     if kind == "image":
         subset = Examples(*fashion_mnist_subset("heldout"))
-        followed = Examples(*(column[:FOLLOWED] for column in subset))
-        return Splits(
-            Examples(*fashion_mnist(True)), followed, {"test": Examples(*fashion_mnist(False)), "heldout": subset}
-        )
+        tests = {"test": Examples(*fashion_mnist(False)), "heldout": subset}
+        return Splits(Examples(*fashion_mnist(True)), Examples(*(column[:FOLLOWED] for column in subset)), tests)
     train, validation, test = (
         Examples(*tuple(tokens.windows(split, length, coder=coder(folder)))[:2]) for split in reviews.SPLITS
     )

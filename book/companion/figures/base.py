@@ -44,18 +44,9 @@ def threshold(axes: Axes, value: float = 0.98, label: bool = True, where: float 
     """Draw a claim's bar as a red dashed line, named at its left."""
     axes.axhline(value, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=5)
     if label:
-        axes.text(
-            where,
-            value,
-            f"{value:g}",
-            transform=axes.get_yaxis_transform(),
-            color=THRESHOLD_COLOUR,
-            fontsize=9,
-            va="center",
-            ha="left",
-            zorder=6,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )
+        look: dict[str, Any] = {"color": THRESHOLD_COLOUR, "fontsize": 9, "va": "center", "ha": "left", "zorder": 6}
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        axes.text(where, value, f"{value:g}", transform=axes.get_yaxis_transform(), bbox=box, **look)
 
 
 def sequence(count: int) -> list:
@@ -82,21 +73,11 @@ def grouped_boxes(axes: Axes, samples: dict[tuple[int, float], np.ndarray], grou
     groups = list(dict.fromkeys(key[0] for key in samples))
     members = list(dict.fromkeys(key[1] for key in samples))
     rows = [(groups.index(g), f"{label}{m:g}", value) for (g, m), values in samples.items() for value in values]
-    place, member, value = zip(*rows, strict=True)
-    sns.boxplot(
-        x=np.array(place),
-        y=np.array(value),
-        hue=np.array(member),
-        hue_order=[f"{label}{m:g}" for m in members],
-        whis=(0, 100),
-        linewidth=0.9,
-        ax=axes,
-    )
+    x, hue, y = (np.array(column) for column in zip(*rows, strict=True))
+    order = [f"{label}{m:g}" for m in members]
+    sns.boxplot(x=x, y=y, hue=hue, hue_order=order, whis=(0, 100), linewidth=0.9, legend=False, ax=axes)
     axes.set_xticks(range(len(groups)), [str(g) for g in groups])
     axes.set_xlabel(group)
-    legend = axes.get_legend()
-    if legend is not None:
-        legend.remove()
 
 
 def strips(axes: Axes, samples: dict[str, np.ndarray]) -> None:

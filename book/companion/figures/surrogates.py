@@ -17,9 +17,9 @@ def photograph(axes: Axes, image: np.ndarray, square: tuple[float, float, float]
     """Draw a photograph with one square (left, top, side, in pixels) marked."""
     axes.imshow(image)
     left, top, side = square
-    corners: Sequence[float] = (left, left + side, left + side, left, left)
-    axes.plot(corners, (top, top, top + side, top + side, top), color="white", linewidth=2.4)
-    axes.plot(corners, (top, top, top + side, top + side, top), color=COLOURS["advective"], linewidth=1.2)
+    x, y = (left, left + side, left + side, left, left), (top, top, top + side, top + side, top)
+    for colour, width in (("white", 2.4), (COLOURS["advective"], 1.2)):
+        axes.plot(x, y, color=colour, linewidth=width)
     axes.set_title(title, fontsize=8)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
@@ -61,15 +61,8 @@ def fidelity(axes: Axes, marks: Sequence[Mark], lines: Mapping[str, float], ceil
         known = name in lines
         look: dict[str, Any] = {"color": "0.5", "linestyle": ":"} if known else {"color": "#016b4e", "linestyle": "-."}
         axes.axhline(value, linewidth=1.1, zorder=1, **look)
-        axes.text(
-            1.01,
-            place,
-            name,
-            transform=axes.get_yaxis_transform(),
-            color="0.3" if known else "#016b4e",
-            fontsize=8.5,
-            va="center",
-        )
+        colour, where = "0.3" if known else "#016b4e", axes.get_yaxis_transform()
+        axes.text(1.01, place, name, transform=where, color=colour, fontsize=8.5, va="center")
     threshold(axes, where=0.004)
     for mark in shown:
         ends = mark.seed_mean.interval

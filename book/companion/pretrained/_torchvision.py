@@ -12,10 +12,6 @@ from pathlib import Path
 
 import torch
 
-_SCHEMAS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
 # A declaration lives as long as the library object that made it.
 _declared: list[torch.library.Library] = []
 
@@ -35,8 +31,8 @@ def declare_missing_operators() -> bool:
     if _operators_exist():
         return False
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
-        library.define(name + schema)
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
     return True
 

@@ -39,9 +39,7 @@ def read_gguf(path: Path, *, tensors: bool = True) -> tuple[Metadata, dict[str, 
     try:
         reader = GGUFReader(path)
     except (ValueError, IndexError, OSError) as error:
-        raise DataError(
-            f"the model file can't be read as GGUF ({error}): it is damaged or of another format."
-        ) from None
+        raise DataError(f"the model file can't be read as GGUF ({error}): damaged or of another format.") from None
     metadata = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     if not tensors:
         return metadata, {}

@@ -76,10 +76,8 @@ class VisionTransformer:
         squares = []
         for photograph in photographs:
             if photograph.ndim != 3 or photograph.shape[2] != 3 or photograph.dtype != np.uint8:
-                raise ValueError(
-                    f"a photograph has shape {photograph.shape} and type {photograph.dtype}: "
-                    "(height, width, 3) of uint8 is wanted."
-                )
+                about = f"shape {photograph.shape} and type {photograph.dtype}"
+                raise ValueError(f"a photograph has {about}: (height, width, 3) of uint8 is wanted.")
             height, width = photograph.shape[:2]
             edge = min(height, width)
             top, left = (height - edge) // 2, (width - edge) // 2

@@ -30,11 +30,11 @@ def onnx_weights(raw: bytes, prefix: str) -> tuple[dict[str, Tensor], dict[str, 
         tensor.name: torch.from_numpy(numpy.array(onnx.numpy_helper.to_array(tensor))) for tensor in graph.initializer
     }
     weights = {name.removeprefix(prefix): value for name, value in initial.items() if name.startswith(prefix)}
-    made_by = {output: node for node in graph.node for output in node.output}
+    producer = {output: node for node in graph.node for output in node.output}
     matrices = set()
     for node in graph.node:
         biases = [name for name in node.input if name.startswith(prefix) and name.endswith(".bias")]
-        products = [made_by[name] for name in node.input if name in made_by and made_by[name].op_type == "MatMul"]
+        products = [producer[name] for name in node.input if name in producer and producer[name].op_type == "MatMul"]
         if node.op_type == "Add" and biases and products:
             (matrix,) = (name for name in products[0].input if name in initial)
             matrices.add(matrix)

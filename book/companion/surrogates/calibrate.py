@@ -1,6 +1,5 @@
 """Calibrates one equation of the sweep and evaluates it: one file of weights, one record of what was found."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -55,8 +54,8 @@ class Calibration(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return what is calibrated, to which weights, and how it is evaluated."""
-        divided = DIVIDED.get(self.spec.family) if self.spec.teacher != MINILM else None
-        evaluation = {"resolutions": RESOLUTIONS, "held": HELD[run.scale], "divided": divided}
+        division = DIVIDED.get(self.spec.family) if self.spec.teacher != MINILM else None
+        evaluation = {"resolutions": RESOLUTIONS, "held": HELD[run.scale], "divided": division}
         return {"calibration": self.calibration(run), "evaluation": evaluation}
 
     def calibration(self, run: Run) -> dict[str, Any]:
@@ -64,8 +63,8 @@ class Calibration(Job):
         weights = weights_of(self.spec.teacher, run.folder)
         return {
             "scale": run.scale,
-            "spec": plain(asdict(self.spec)),
-            "plan": plain(asdict(plan_of(self.spec, run.scale))),
+            "spec": asdict(self.spec),
+            "plan": asdict(plan_of(self.spec, run.scale)),
             "seen": training_size(self.spec, run.scale),
             "teacher": None if weights is None else sha256(weights),
         }
@@ -182,7 +181,7 @@ def compact(values: dict[str, Any], whole: bool) -> dict[str, Any]:
         tensor = torch.tensor(value, dtype=torch.float64)
         if tensor.ndim == 2 and not whole:
             tensor = tensor.mean(1)
-        return [round(v, 4) for v in tensor.tolist()] if tensor.ndim == 1 else _rounded(tensor.tolist())
+        return _rounded(tensor.tolist())
 
     return {name: value if isinstance(value, str) else kept(value) for name, value in values.items()}
 
@@ -201,15 +200,10 @@ def _made(spec: Spec, run: Run, plan: Plan, teacher: Teacher, pde: PDE) -> dict[
         "seed": spec.seed,
         "equation": str(pde),
         "settings": dict(spec.equation),
-        "plan": plain(asdict(plan)),
+        "plan": asdict(plan),
         "parameters": parameters,
         "share": teacher.share(parameters),
         "seen": training_size(spec, run.scale),
         "held": HELD[run.scale],
         **provenance(run.device),
     }
-
-
-def plain(value: Any) -> Any:
-    """Return what JSON gives back: tuples become lists."""
-    return json.loads(json.dumps(value))

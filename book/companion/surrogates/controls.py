@@ -1,6 +1,5 @@
 """Controls, positive and negative: is a teacher that *is* the equation recognised, and one that is not rejected?"""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from pdelens.pde.checkpoints import forget, generator_for
 from pdelens.pde.equation import PDE, TransformerPDE
 from pdelens.pde.fit import Plan, fit
 from pdelens.pde.integrate import integrate
-from pdelens.pde.terms import Diffusion
 
 from ..jobs import Job, Run, provenance
 from .evaluate import RESOLUTIONS
@@ -62,8 +60,8 @@ class Control(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the plan and the resolution that it is evaluated at."""
-        plan = json.loads(json.dumps(asdict(plan_of(run.scale))))
-        return {"scale": run.scale, "plan": plan, "held": HELD, "resolution": RESOLUTIONS["converged"]}
+        plan, resolution = asdict(plan_of(run.scale)), RESOLUTIONS["converged"]
+        return {"scale": run.scale, "plan": plan, "held": HELD, "resolution": resolution}
 
     def cost(self, run: Run) -> float:
         """Return what it costs, in the unit of `Spec.cost`: of 25 tokens and half the width."""
@@ -107,8 +105,7 @@ def evaluate_control(pde: PDE, held: Flow, calibration: Flow) -> dict[str, Any]:
 
 def diffusivity(pde: PDE) -> list[float]:
     """Return an autonomous equation's D by channel, none where it has none."""
-    term = pde.terms["diffusion"] if "diffusion" in pde.terms else None
-    if not isinstance(term, Diffusion):
+    if "diffusion" not in pde.terms:
         return []
     with torch.no_grad():
-        return term.diffusivity(0.0).tolist()
+        return pde.terms["diffusion"].diffusivity(0.0).tolist()  # type: ignore[operator]

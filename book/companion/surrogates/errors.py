@@ -39,9 +39,10 @@ def non_affinity(reference: Flow, calibration: Flow, neighbours: bool = False) -
     """
     fitted, given = (_inputs(flow, calibration, neighbours) for flow in (calibration, reference))
     guesses = [reference.states[0]]
-    for layer, (before, after) in enumerate(zip(fitted, given, strict=True)):
-        coefficients = _solved(_rows(_with_one(before), calibration), _rows(calibration.states[layer + 1], calibration))
-        guesses.append((_with_one(after).double() @ coefficients).to(after.dtype))
+    for before, after, target in zip(fitted, given, calibration.states[1:], strict=True):
+        design, wanted = (values[calibration.mask].double() for values in (_with_one(before), target))
+        guess = _with_one(after).double() @ _solve(design.T @ design, design.T @ wanted)
+        guesses.append(guess.to(after.dtype))
     steps = [guess - before for guess, before in zip(guesses[1:], reference.states, strict=False)]
     added = state_agreement([guesses[0], *steps], _steps(reference), _steps(calibration), cka=False)
     return NonAffinity(1 - state_agreement(guesses, reference, calibration, cka=False)["r2"], 1 - added["r2"])
@@ -121,15 +122,15 @@ def linear_split(flow: Flow, reference: Flow, calibration: Flow, folds: int = 8)
     fold = torch.arange(reference.examples) % folds
     parts = [(fold == number)[:, None] & reference.mask for number in range(folds)]
     centred = replace(reference, states=tuple(u - mean for u, mean in zip(reference.states, means, strict=True)))
-    found: list[tuple[float, float, float]] = []
-    for layer, features in enumerate(centred.states[:-1]):
-        truth = centred.states[layer + 1].double()
+    found = []
+    for layer, features in enumerate(centred.states[:-1], 1):
+        truth = centred.states[layer].double()
         spread = truth[reference.mask].square().mean(0)
         live = spread > 1e-6 * spread.mean()
-        error = (flow.states[layer + 1] - reference.states[layer + 1]).double()
+        error = (flow.states[layer] - reference.states[layer]).double()
         scaled = [values[..., live] / spread[live].sqrt() for values in (truth, error)]
         shares = [_predicted(_with_one(features.double()), values, parts) for values in scaled]
-        found.append((float(scaled[1][reference.mask].square().mean()), shares[0], shares[1]))
+        found.append((float(scaled[1][reference.mask].square().mean()), *shares))
     return LinearSplit(*np.array(found).T)
 
 
@@ -178,13 +179,10 @@ def _inputs(flow: Flow, calibration: Flow, neighbours: bool) -> list[Tensor]:
     """Return what each layer's affine map may look at, (examples, tokens, features)."""
     if not neighbours:
         return list(flow.states[:-1])
-    maps = mean_map(calibration, flow)
-    return [torch.cat([u, *_averaged(u, layer)], -1) for u, layer in zip(flow.states[:-1], maps, strict=True)]
-
-
-def _averaged(u: Tensor, maps: Tensor) -> list[Tensor]:
-    """Return a state (examples, tokens, width) averaged over tokens by the map of each head."""
-    return [maps[:, head].to(u) @ u for head in range(maps.shape[1])]
+    return [
+        torch.cat([u, *(one.to(u) @ u for one in maps.unbind(1))], -1)  # averaged over tokens by the map of each head
+        for u, maps in zip(flow.states[:-1], mean_map(calibration, flow), strict=True)
+    ]
 
 
 def _predicted(features: Tensor, values: Tensor, parts: Sequence[Tensor]) -> float:
@@ -199,17 +197,8 @@ def _predicted(features: Tensor, values: Tensor, parts: Sequence[Tensor]) -> flo
     return max(0.0, 1 - left / max(total, 1e-30))
 
 
-def _rows(values: Tensor, flow: Flow) -> Tensor:
-    return values[flow.mask].double()
-
-
 def _with_one(values: Tensor) -> Tensor:
     return torch.cat([values, torch.ones_like(values[..., :1])], -1)
-
-
-def _solved(design: Tensor, values: Tensor) -> Tensor:
-    """Return least-squares coefficients."""
-    return _solve(design.T @ design, design.T @ values)
 
 
 def _solve(gram: Tensor, cross: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ The control beside a surrogate that shares its coefficients over depth. If it fo
 well, then few parameters were enough, and sharing over depth-time was not what made the agreement.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,36 +31,17 @@ class NarrowPDE(TransformerPDE):
     """
 
     def __init__(
-        self,
-        width: int,
-        narrow: int,
-        heads: int,
-        lattice: Lattice | None,
-        *,
-        depth: int = 6,
-        diffusion: float | None = None,
-        seed: int = 0,
-        **settings,
+        self, width: int, narrow: int, heads: int, lattice: Lattice | None, *, depth: int = 6, seed: int = 0, **settings
     ):
         if not 0 < narrow <= width or narrow % heads:
-            raise ValueError(
-                f"a narrow width of {narrow} was given: a multiple of the {heads} heads, at most the teacher's width "
-                f"{width}, is wanted."
-            )
+            wanted = f"a multiple of the {heads} heads, at most the teacher's width {width}, is wanted."
+            raise ValueError(f"a narrow width of {narrow} was given: {wanted}")
         fixed = [name for name in ("temporal_modes", "basis", "form") if name in settings]
         if fixed:
             raise ValueError(f"{fixed[0]} was given, but a narrow network has one piece a layer and is pre-norm.")
-        super().__init__(
-            narrow,
-            heads,
-            lattice,
-            depth=depth,
-            temporal_modes=depth,
-            basis="piecewise",
-            diffusion=diffusion,
-            seed=seed,
-            **settings,
-        )
+        layers: dict[str, Any] = {"depth": depth, "temporal_modes": depth, "basis": "piecewise"}
+        layers |= {"diffusion": None} | settings
+        super().__init__(narrow, heads, lattice, **layers, seed=seed)
         self.width, self.narrow = width, narrow
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -109,12 +92,9 @@ def narrow_width(parameters: int, width: int, heads: int, depth: int = 6) -> int
         raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
     least = narrow_parameters(width, heads, depth)
     if parameters < least:
-        raise ValueError(
-            f"{parameters} parameters were asked for, but a narrow network with {heads} heads and {depth} layers has "
-            f"at least {least}."
-        )
-    fitting = (w for w in range(heads, width + 1, heads) if narrow_parameters(width, w, depth) <= parameters)
-    return max(fitting)
+        layers = f"{heads} heads and {depth} layers"
+        raise ValueError(f"{parameters} parameters were asked for, but a network with {layers} has at least {least}.")
+    return max(w for w in range(heads, width + 1, heads) if narrow_parameters(width, w, depth) <= parameters)
 
 
 def narrow_like(

@@ -68,13 +68,11 @@ def substituted_logits(
     torch.Size([3, 10])
     """
     given = {} if maps is None else _substitutes(model, inputs, maps, mask, layers, orders)
-    device, found = next(model.parameters()).device, []
+    device, every, found = next(model.parameters()).device, range(model.configuration.layers), []
     for start in range(0, len(inputs), batch):
         part = slice(start, start + batch)
         keep = None if mask is None else mask[part].to(device)
-        parts = [
-            given[layer][part] if layer in given else torch.empty(0) for layer in range(model.configuration.layers)
-        ]
+        parts = [given[layer][part] if layer in given else torch.empty(0) for layer in every]
         with substitute_attention(model, parts, layers=list(given)) if given else nullcontext():
             found.append(model(inputs[part].to(device), keep).cpu())
     return torch.cat(found)
@@ -129,10 +127,8 @@ class GivenAttention(SelfAttention):
         inputs, output = self.inputs(t), self.output(t)
 
         def added(u: Tensor) -> Tensor:
-            width = u.shape[-1]
-            matrix = inputs[2 * width :].to(u.dtype)  # the stacked rows are queries, keys, values
-            value = F.linear(self.normalise(u), matrix[:, :-1], matrix[:, -1])  # (batch, tokens, width)
-            value = value.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (batch, heads, tokens, dim)
+            matrix = inputs[2 * u.shape[-1] :].to(u.dtype)  # the stacked rows are queries, keys, values
+            (value,) = self._heads(u, matrix[:, :-1], matrix[:, -1])  # (batch, heads, tokens, dim)
             mixed = (self.weights(t, u) @ value).transpose(-3, -2).flatten(-2)  # (batch, tokens, width)
             return F.linear(mixed, output[:, :-1].to(u.dtype), output[:, -1].to(u.dtype))
 

@@ -11,23 +11,10 @@ from ..seeds import SeedMean, over_seeds
 from .errors import LinearSplit
 from .store import NULLS, sweep_records
 
-# What can be asked of a judged way of stepping.
-MEASURES = (
-    "cosine",
-    "worst head",
-    "centred cosine",
-    "head mean",
-    "skill",
-    "median skill",
-    "r2",
-    "r2, worst decile",
-    "cka",
-    "classes",
-    "accuracy",
-    "read",
-)
-# Those that need the cosine of every head.
+# What can be asked of a judged way of stepping; the first need the cosine of every head.
 OF_HEADS = ("worst head", "skill", "median skill")
+OTHERS = ("cosine", "centred cosine", "head mean", "r2", "r2, worst decile", "cka", "classes", "accuracy", "read")
+MEASURES = (*OF_HEADS, *OTHERS)
 
 
 def records_of(teacher: str, family: str) -> dict[int, dict[str, Any]]:
@@ -45,13 +32,13 @@ def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
     the worst layer's mean stands the `median skill` over layers and heads. nan where the solution diverged,
     where the equation has no attention, or where the way keeps no single heads.
     """
-    judged = about["judged"][resolution]
+    evaluated = about["judged"][resolution]
     key = "cosine" if measure in OF_HEADS else measure
     if measure not in MEASURES:
         raise ValueError(f"measure {measure!r} was given: choose from {', '.join(MEASURES)}.")
-    if key not in judged:
+    if key not in evaluated:
         return float("nan")
-    numbers = np.asarray(judged[key], dtype=float)
+    numbers = np.asarray(evaluated[key], dtype=float)
     if measure in OF_HEADS:
         if numbers.ndim < 2:
             return float("nan")
@@ -84,10 +71,10 @@ def state_skill(about: Mapping[str, Any], resolution: str = "converged") -> floa
 
     Both at the same depth; the worst depth. nan where the solution diverged.
     """
-    judged = about["judged"][resolution]
-    if "r2" not in judged:
+    evaluated = about["judged"][resolution]
+    if "r2" not in evaluated:
         return float("nan")
-    return float(skill(judged["r2"], state_null(about["made"]["subject"])).min())
+    return float(skill(evaluated["r2"], state_null(about["made"]["subject"])).min())
 
 
 def seed_mean(teacher: str, family: str, measure: str = "cosine", resolution: str = "converged") -> SeedMean:

@@ -238,6 +238,6 @@ def _sweeps(seed: int) -> list[Spec]:
             found.append(Spec(f"hidden-{width}-{sharing}", teacher, seed, equation, refined(teacher, modes)))
     for variant in CURVED:
         teacher = "-".join(filter(None, ("image-patch7", variant, f"seed{seed}")))
-        equation = _with(**({"activation": variant} if variant else {}))
+        equation = _with() | ({"activation": variant} if variant else {})
         found.append(Spec("full-k1", teacher, seed, equation, REFINED))
     return found

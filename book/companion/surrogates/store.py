@@ -1,6 +1,7 @@
 """The records of the sweep: written once, read by every page."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,7 @@ from ..paths import data_file, replace_text
 from . import controls
 
 RECORDS = "ladder.json"
-
-
 NULLS = "nulls"
-
-
 PARTS = ("rungs", NULLS, controls.NAME)
 
 
@@ -34,22 +31,24 @@ def known(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Write records with one line for each rung, so that a change of one is a change of one line.
+    """Write records with one line for each rung.
 
     Numbers keep five significant digits, more than any of them is good for over seeds: the file holds the learning
     curves and the profiles of two hundred calibrations, and is fetched with every clone.
     """
-    parts = [
-        f" {_dense(part)}: {{\n"
-        + ",\n".join(f"  {_dense(name)}: {_dense(about)}" for name, about in sorted(whole.items()))
-        + "}"
-        for part, whole in found.items()
-    ]
-    replace_text(path, "{\n" + ",\n".join(parts) + "}\n")
+    replace_text(path, in_lines(rounded(found), separators=(",", ":")))
 
 
-def _dense(value: Any) -> str:
-    return json.dumps(rounded(value), separators=(",", ":"))
+def in_lines(found: Mapping[str, Mapping[str, Any]], **how: Any) -> str:
+    """Return records of several parts as JSON with one line for each, so that a change of one is a change of one line.
+
+    `how` goes to `json.dumps`.
+    """
+    parts = []
+    for part, whole in found.items():
+        rows = (f"  {json.dumps(name)}: {json.dumps(about, **how)}" for name, about in sorted(whole.items()))
+        parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(rows) + "}")
+    return "{\n" + ",\n".join(parts) + "}\n"
 
 
 def rounded(value: Any) -> Any:

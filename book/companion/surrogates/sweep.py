@@ -27,9 +27,9 @@ class NullsBeside(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the examples and the weights."""
-        names = [self.teacher] if self._other() is None else [self.teacher, self._other()]
-        weights = [_digest(name, run) for name in names]
-        return {"scale": run.scale, "held": HELD[run.scale], "teachers": dict(zip(names, weights, strict=True))}
+        names = [name for name in (self.teacher, self._other()) if name]
+        weights = {name: _digest(name, run) for name in names}
+        return {"scale": run.scale, "held": HELD[run.scale], "teachers": weights}
 
     def cost(self, run: Run) -> float:
         """Return about as much as a hundred thousand right-hand sides."""
@@ -40,8 +40,7 @@ class NullsBeside(Job):
         teacher, other = cached_teacher(self.teacher, run), self._other()
         reference, calibration = evaluation_flows(self.teacher, run)
         own = teacher.untrained().of("heldout", HELD[run.scale], run.device)
-        known = other is not None and _digest(other, run) is not None
-        flows = evaluation_flows(other, run)[::-1] if known and other is not None else ()
+        flows = () if other is None or _digest(other, run) is None else evaluation_flows(other, run)[::-1]
         return nulls_of(teacher, reference, calibration, own, flows)
 
     def _other(self) -> str | None:

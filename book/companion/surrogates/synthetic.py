@@ -140,9 +140,7 @@ def smooth_states(
     the share `position` of the variance: what a position embedding is to a Transformer.
     """
     if smoothness < 0 or not 0 <= position <= 1:
-        raise ValueError(
-            f"smoothness {smoothness:g} and position {position:g} were given: >= 0 and a share are wanted."
-        )
+        raise ValueError(f"smoothness {smoothness:g} and position {position:g} were given: >= 0 and a share wanted.")
     values, vectors, inverse = eigensystem(lattice)
     kernel = (vectors @ ((smoothness * values).exp()[:, None] * inverse)).float()
 

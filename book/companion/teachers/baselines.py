@@ -36,9 +36,7 @@ def nearest_neighbours(train: Pictures, test: Pictures, neighbours: int = 5) -> 
     from sklearn.neighbors import KNeighborsClassifier
 
     if not 1 <= neighbours <= len(train.images):
-        raise ValueError(
-            f"{neighbours} neighbours among {len(train.images)} pictures were asked for: 1 ... all are there."
-        )
+        raise ValueError(f"{neighbours} neighbours among {len(train.images)} were asked for: 1 ... all are there.")
     known, asked = (data.images.flatten(1).float().div(255).numpy() for data in (train, test))
     model = KNeighborsClassifier(neighbours, algorithm="brute").fit(known, train.labels.numpy())
     return float(model.score(asked, test.labels.numpy()))
@@ -90,11 +88,9 @@ def next_token(train: Tensor, test: Tensor, vocabulary: int, order: int = 2, dis
     True
     """
     if order < 1 or vocabulary**order >= 2**63:
-        raise ValueError(
-            f"order {order} of {vocabulary} tokens was asked for: at least 1 is wanted, and runs that fit into 63 bits."
-        )
-    runs = _runs_of(train, vocabulary, order)
-    levels = [_counted(runs, vocabulary)]
+        raise ValueError(f"order {order} of {vocabulary} tokens was asked for: 1 or more, and runs within 63 bits.")
+    runs = train.unfold(1, order, 1).flatten(0, 1)
+    levels = [_counted(_keys(runs[(runs != 0).all(1)], vocabulary), vocabulary)]
     for length in range(order - 1, 0, -1):
         # A run counts once for each different token before it, not each time it occurs.
         levels.insert(0, _counted(levels[0].keys % vocabulary**length, vocabulary))
@@ -105,26 +101,16 @@ def next_token(train: Tensor, test: Tensor, vocabulary: int, order: int = 2, dis
         chance = torch.full((len(seen),), 1 / vocabulary, dtype=torch.float64)
         for length in range(1, seen.shape[1] + 1):
             level, key = levels[length - 1], _keys(seen[:, -length:], vocabulary)
-            context = key // vocabulary
-            count, all_, kinds = (
-                _look_up(level.keys, level.counts, key),
-                _look_up(level.contexts, level.totals, context),
-                _look_up(level.contexts, level.kinds, context),
-            )
+            count = _look_up(level.keys, level.counts, key)
+            all_, kinds = (_look_up(level.contexts, of, key // vocabulary) for of in (level.totals, level.kinds))
             mixed = ((count - discount).clamp_min(0) + discount * kinds * chance) / all_.clamp_min(1)
             chance = torch.where(all_ > 0, mixed, chance)
         total, number = total - float(chance.log().sum()), number + len(seen)
     return total / number
 
 
-def _runs_of(tokens: Tensor, vocabulary: int, length: int) -> Tensor:
-    runs = tokens.unfold(1, length, 1).flatten(0, 1)
-    return _keys(runs[(runs != 0).all(1)], vocabulary)
-
-
 def _keys(runs: Tensor, vocabulary: int) -> Tensor:
-    base = vocabulary ** torch.arange(runs.shape[1] - 1, -1, -1)
-    return (runs * base).sum(1)
+    return (runs * vocabulary ** torch.arange(runs.shape[1] - 1, -1, -1)).sum(1)
 
 
 def _counted(runs: Tensor, vocabulary: int) -> _Runs:

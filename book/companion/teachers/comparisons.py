@@ -50,11 +50,8 @@ class Comparison(Job):
 
 def comparison_jobs(run: Run, only: str = "*") -> list[Job]:
     """Return the jobs of the plain methods that fit `only` (patterns, by commas)."""
-    found = [
-        Comparison(method, kind, length)
-        for kind, methods in _tasks(run).items()
-        for method, (length, _) in methods.items()
-    ]
+    tasks = ((kind, *task) for kind, methods in _tasks(run).items() for task in methods.items())
+    found = [Comparison(method, kind, length) for kind, method, (length, _) in tasks]
     return [job for job in found if fits(job.name, only.split(",")) or fits(NAME, only.split(","))]
 
 
@@ -63,9 +60,8 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
 
     def drawn(kind: str, length: int) -> Splits:
         found = load_splits(kind, length, run.folder)
-        if run.scale != "smoke":
-            return found
-        return found.small(SMOKE)._replace(train=shuffled(found.train, SMOKE))
+        small = run.scale == "smoke"
+        return found.small(SMOKE)._replace(train=shuffled(found.train, SMOKE)) if small else found
 
     def pictures(method, **settings):
         found = drawn("image", 0)
@@ -75,8 +71,8 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
     def bag(length: int, words: int, read):
         found = drawn("text", length)
         test = found.tests["test"]
-        told, asked = (read(part.inputs) for part in (found.train, test))
-        named = baselines.tfidf(told, found.train.labels, asked, words)
+        shown, asked = (read(part.inputs) for part in (found.train, test))
+        named = baselines.tfidf(shown, found.train.labels, asked, words)
         return _accuracy(float((named == test.labels).double().mean()), len(test.labels))
 
     def as_text(tokens: torch.Tensor) -> list[str]:
@@ -84,8 +80,8 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
 
     def following(order: int):
         found = drawn("text", text.LENGTH)
-        loss = baselines.next_token(found.train.inputs, found.tests["test"].inputs, text.VOCABULARY, order)
-        return {"test_loss": loss}
+        train, test = found.train.inputs, found.tests["test"].inputs
+        return {"test_loss": baselines.next_token(train, test, text.VOCABULARY, order)}
 
     image = {
         "image-linear": (0, lambda: pictures(baselines.linear_pixels)),

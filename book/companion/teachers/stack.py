@@ -8,13 +8,14 @@ number by itself, so a model of a stack is the model trained alone, up to the ro
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
 
 from pdelens.models import Transformer
 from pdelens.pde.checkpoints import generator_for
@@ -32,16 +33,13 @@ class Stack:
 
     def __init__(self, recipes: Sequence[Recipe], device: str = "cpu", dtype: torch.dtype = torch.float32):
         if not recipes or any(recipe.shape != recipes[0].shape for recipe in recipes):
-            raise ValueError(
-                f"a stack of {[recipe.name for recipe in recipes]} was asked for: recipes of one shape are wanted."
-            )
+            raise ValueError(f"{[recipe.name for recipe in recipes]} were asked for: recipes of one shape are wanted.")
         self.recipes = tuple(recipes)
         singles = [recipe.untrained().to(dtype) for recipe in recipes]
+        stacked, _ = stack_module_state(singles)  # type: ignore[arg-type]
         self.module = singles[0].train()
-        values = zip(*(tuple(model.parameters()) for model in singles), strict=True)
-        stacked = [torch.stack([value.detach() for value in row]) for row in values]
-        for parameter, value in zip(self.module.parameters(), stacked, strict=True):
-            parameter.data = value.to(device)
+        for name, parameter in self.module.named_parameters():
+            parameter.data = stacked[name].detach().to(device)
 
     def logits(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return (stack, batch, ..., outputs) for inputs (stack, batch, ...)."""
@@ -68,27 +66,20 @@ class Stack:
 
     def optimizer(self) -> torch.optim.AdamW:
         """Return AdamW over the stack: matrices decay; norms, biases and positions are left alone."""
-        recipe = self.recipes[0]
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        matrices, others = [], []
         for name, value in self.module.named_parameters():
-            groups[value.ndim > 2 and name != "positions"].append(value)
-        return torch.optim.AdamW(
-            [
-                {"params": groups[True], "weight_decay": recipe.weight_decay},
-                {"params": groups[False], "weight_decay": 0.0},
-            ],
-            lr=recipe.peak_rate,
-            betas=(0.9, 0.98),
-        )
+            (matrices if value.ndim > 2 and name != "positions" else others).append(value)
+        groups = [{"params": matrices, "weight_decay": self.recipes[0].weight_decay}]
+        groups += [{"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.recipes[0].peak_rate, betas=(0.9, 0.98))
 
 
 def training_set(recipe: Recipe, data: Examples) -> Examples:
     """Return the training set as this job sees it: cut to its size, its classes redrawn where asked for."""
     inputs, labels = (column[: recipe.examples] if recipe.examples else column for column in data)
     if recipe.random_labels:
-        labels = torch.randint(
-            0, recipe.configuration.outputs, labels.shape, generator=generator_for(recipe.seed, 2_000_000)
-        )
+        random = generator_for(recipe.seed, 2_000_000)
+        labels = torch.randint(0, recipe.configuration.outputs, labels.shape, generator=random)
     return Examples(inputs, labels)
 
 
@@ -102,15 +93,13 @@ def batches(recipe: Recipe, data: Examples, start: int) -> Iterator[tuple[int, T
         raise ValueError(f"{len(data.inputs)} examples were given, but one batch takes {recipe.batch}.")
     per_epoch = len(data.inputs) // recipe.batch
     order, ordered = torch.empty(0), -1
-    step = start
-    while True:
+    for step in count(start):
         epoch, place = divmod(step, per_epoch)
         if epoch != ordered:
             order, ordered = torch.randperm(len(data.inputs), generator=generator_for(recipe.seed, epoch)), epoch
         chosen = order[place * recipe.batch : (place + 1) * recipe.batch].to(data.inputs.device)
         random = generator_for(recipe.seed, 1_000_000 + step)
         yield step, _disturbed(recipe, data.inputs[chosen], random), data.labels[chosen]
-        step += 1
 
 
 def _disturbed(recipe: Recipe, inputs: Tensor, random: torch.Generator) -> Tensor:
@@ -192,17 +181,8 @@ def train(
     """
     stack, first = Stack(recipes, device, dtype), recipes[0]
     plan, checkpoint = {"jobs": [asdict(recipe) for recipe in recipes]}, checkpoint_of(recipes, folder)
-    loop = Loop(
-        stack.module,
-        stack.optimizer(),
-        plan,
-        first.steps,
-        first.peak_rate,
-        checkpoint=checkpoint,
-        keep_before=True,
-        label=label_of(recipes),
-        position=position,
-    )
+    how = {"checkpoint": checkpoint, "keep_before": True, "label": label_of(recipes), "position": position}
+    loop = Loop(stack.module, stack.optimizer(), plan, first.steps, first.peak_rate, **how)
     curves = loop.about.setdefault("curves", [[] for _ in recipes])
     own = [Examples(*(column.to(device) for column in training_set(recipe, data))) for recipe in recipes]
     streams = zip(*(batches(recipe, seen, loop.began) for recipe, seen in zip(recipes, own, strict=True)), strict=True)
@@ -212,7 +192,11 @@ def train(
         inputs, labels = (torch.stack([batch[part] for batch in drawn]) for part in (1, 2))
         losses, right = _losses(stack, inputs, labels)
         if not bool(torch.isfinite(losses).all()):
-            raise RuntimeError(_diverged(recipes, losses, step, checkpoint))
+            worst = int(torch.isfinite(losses).logical_not().float().argmax())
+            raise RuntimeError(
+                f"{recipes[worst].name}: the loss is {losses[worst].item()} at step {step}: lower the peak rate; the "
+                f"last good state is in {checkpoint}."
+            )
         loop.descend(losses.sum(), partial(stack.clip, 1.0))
         running += torch.stack([losses.detach(), right]).to(running.dtype)
         for number, recipe in enumerate(recipes):
@@ -245,11 +229,3 @@ def checkpoint_of(recipes: Sequence[Recipe], folder: Path) -> Path:
 def label_of(recipes: Sequence[Recipe]) -> str:
     """Return a stack's name: that of its first job, and how many are with it."""
     return recipes[0].name + (f"+{len(recipes) - 1}" if len(recipes) > 1 else "")
-
-
-def _diverged(recipes: Sequence[Recipe], losses: Tensor, step: int, checkpoint: Path) -> str:
-    worst = int((~torch.isfinite(losses)).float().argmax())
-    return (
-        f"{recipes[worst].name}: the loss is {losses[worst].item()} at step {step}: lower the peak rate; the last good "
-        f"state is in {checkpoint}."
-    )

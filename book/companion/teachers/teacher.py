@@ -1,6 +1,6 @@
 """The Transformers that equations are calibrated to: their Flows, split by split, heads in one order across depth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from pdelens.flow import Flow, padding_of
 from pdelens.lattice import Chain, Grid, Lattice
 from pdelens.models import Transformer
 
-from ..data import reviews as reviews_module
+from ..data import reviews as film_reviews
 from ..data import tokens as text
 from ..data.fashion_mnist import fashion_mnist, fashion_mnist_subset
 from ..data.reviews import movie_reviews
@@ -80,13 +80,10 @@ class Teacher:
         return replace(self, model=made, orders=())
 
     def share(self, parameters: int) -> float:
-        """Return a number of parameters as a share of the subject's blocks'."""
-        return parameters / sum(value.numel() for value in blocks_of(self.model).parameters())
-
-
-def blocks_of(model: nn.Module) -> nn.Module:
-    """Return the part of a model that an equation stands for: its layers."""
-    return model.blocks if isinstance(model, Transformer) else model.encoder.layer  # type: ignore[union-attr]
+        """Return a number of parameters as a share of its blocks'."""
+        model: Any = self.model
+        blocks = model.blocks if isinstance(model, Transformer) else model.encoder.layer
+        return parameters / sum(value.numel() for value in blocks.parameters())
 
 
 def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") -> Teacher:
@@ -107,35 +104,25 @@ def of_teacher(name: str, model: Transformer) -> Teacher:
     side = made.side // made.patch
     lattice = Chain(made.length, causal=made.causal) if made.vocabulary else Grid(side, side)
     inputs = _texts(made.length) if made.vocabulary else _pictures
-    form = made.placement
-    found = Teacher(name, model, lattice, made.width, made.heads, made.layers, inputs, form=form)
+    found = Teacher(name, model, lattice, made.width, made.heads, made.layers, inputs, form=made.placement)
     return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
 
 
 def of_minilm(device: str = "cpu") -> Teacher:
     """Return the pretrained encoder, reading the first `PRETRAINED_TOKENS` pieces of the same reviews."""
     encoder = minilm()
-    configuration: Any = encoder.model.config
+    about: Any = encoder.model.config
 
     def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
         wanted = _text_split(split)
-        reviews = [review for review in movie_reviews() if reviews_module.split_of(review.text) == wanted]
+        reviews = [review for review in movie_reviews() if film_reviews.split_of(review.text) == wanted]
         chosen = [reviews[number] for number in fair_order(len(reviews))[:count].tolist()]
-        rows = encoder.encode([reviews_module.clean(review.text) for review in chosen], PRETRAINED_TOKENS)
+        rows = encoder.encode([film_reviews.clean(review.text) for review in chosen], PRETRAINED_TOKENS)
         return rows, torch.tensor([review.label for review in chosen])
 
-    lattice, heads = Chain(PRETRAINED_TOKENS), configuration.num_attention_heads
-    found = Teacher(
-        MINILM,
-        encoder.model.eval().to(device),
-        lattice,
-        configuration.hidden_size,
-        heads,
-        configuration.num_hidden_layers,
-        inputs,
-        epsilon=configuration.layer_norm_eps,
-        form="post",
-    )
+    model, lattice = encoder.model.eval().to(device), Chain(PRETRAINED_TOKENS)
+    sizes = about.hidden_size, about.num_attention_heads, about.num_hidden_layers
+    found = Teacher(MINILM, model, lattice, *sizes, inputs, epsilon=about.layer_norm_eps, form="post")
     return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
 
 
@@ -148,9 +135,8 @@ def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
 def _texts(length: int) -> Callable[[str, int | None], tuple[Inputs, Tensor]]:
     def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
         data = _windows(_text_split(split), length)
-        chosen = fair_order(len(data.labels))[:count]
-        tokens = data.tokens[chosen]
-        return {"inputs": tokens, "mask": tokens != text.PAD}, data.labels[chosen]
+        chosen = data[fair_order(len(data.labels))[:count]]
+        return {"inputs": chosen.tokens, "mask": chosen.mask}, chosen.labels
 
     return inputs
 
@@ -160,9 +146,7 @@ def _text_split(split: str) -> str:
     return {"calibration": "validation", "heldout": "test"}.get(split, split)
 
 
-@cache
-def _windows(split: str, length: int) -> text.Windows:
-    return text.windows(split, length)
+_windows = cache(text.windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +170,9 @@ class Bank:
         inputs, labels = teacher.inputs(split, count)
         states, attention, masks, causal = [], [], [], False
         for start in range(0, len(labels), 250):
-            flow = teacher.flow(_part(inputs, slice(start, start + 250)), device)
+            part = slice(start, start + 250)
+            given = inputs[part] if isinstance(inputs, Tensor) else {name: v[part] for name, v in inputs.items()}
+            flow = teacher.flow(given, device)
             states.append(torch.stack(flow.states, 1).half())
             attention.append(torch.stack(flow.attention, 1).half())
             masks.append(flow.mask)
@@ -206,12 +192,6 @@ class Bank:
         attention = attention / attention.sum(-1, keepdim=True).clamp_min(1e-6)
         states = self.states[chosen].float().unbind(1)
         return Flow(states, attention.unbind(1), self.mask[chosen], self.causal, lattice=self.lattice)
-
-
-def _part(inputs: Inputs, chosen: slice) -> Inputs:
-    if isinstance(inputs, Mapping):
-        return {name: value[chosen] for name, value in inputs.items()}
-    return inputs[chosen]
 
 
 # How many held-out, and calibration, examples an equation is evaluated on.

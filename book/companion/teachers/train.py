@@ -19,6 +19,7 @@ from ..jobs import Job, Run, keep, kept, provenance
 from . import files, stack
 from .recipes import SEEDS, Recipe, chosen, recipes_of, stacks
 
+Tests = Mapping[str, Examples]
 # The most of each test set that a smoke run looks at.
 SMOKE_TESTS = 200
 # What of a recipe a weight file's header repeats.
@@ -52,14 +53,11 @@ class TrainStack(Job):
     def keep(self, run: Run, record: Mapping[str, Any]) -> None:
         """Write a record for each teacher."""
         for recipe in self.recipes:
-            identity, weights = _identity(recipe, run), f"{recipe.name}.safetensors"
-            keep(run, recipe.name, identity, record[recipe.name], [weights])
+            keep(run, recipe.name, _identity(recipe, run), record[recipe.name], [f"{recipe.name}.safetensors"])
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return the teachers' test accuracies."""
-        return ", ".join(
-            f"test accuracy {made['test_accuracy']:.4f} in {made['seconds']} s" for made in record.values()
-        )
+        return ", ".join(f"test accuracy {one['test_accuracy']:.4f} in {one['seconds']} s" for one in record.values())
 
     def do(self, run: Run) -> dict[str, Any] | None:
         """Train the stack; return what made each teacher, and how good it is."""
@@ -81,11 +79,28 @@ class TrainStack(Job):
         if finished is None:
             return None
         made = {
-            recipe.name: _measured(recipe, model, about, train, tests, len(self.recipes), run)
+            recipe.name: self._measured(run, recipe, model, about, train, tests)
             for recipe, model, about in zip(self.recipes, finished, records, strict=True)
         }
         forget(stack.checkpoint_of(self.recipes, run.folder))
         return made
+
+    def _measured(
+        self, run: Run, recipe: Recipe, model: Transformer, about: Mapping[str, Any], train: Examples, tests: Tests
+    ) -> dict[str, Any]:
+        """Write a finished teacher; return its header: what made it, and how good it is as its file holds it."""
+        model = files.rounded(model)
+        made = _made(recipe, run) | {
+            "seconds": round(about["seconds"] / len(self.recipes)),
+            "stack": len(self.recipes),
+            "data_sha256": digest_of(_kind(recipe), recipe.configuration.length, run.folder),
+            "curve": about["curve"],
+        }
+        seen = Examples(*(column[:2000] for column in stack.training_set(recipe, train)))
+        made["train_accuracy"] = stack.evaluate(model, seen)["accuracy"]
+        if recipe.configuration.vocabulary:
+            made["tokenizer_sha256"] = tokens.describe(coder(run.folder))["sha256"]
+        return _write(run, recipe.name, model, made, tests)
 
 
 def train_jobs(run: Run, only: str = "*", seeds: int = SEEDS, size: int | None = None) -> list[TrainStack]:
@@ -116,33 +131,7 @@ def _made(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
-def _measured(
-    recipe: Recipe,
-    model: Transformer,
-    about: Mapping[str, Any],
-    train: Examples,
-    tests: Mapping[str, Examples],
-    size: int,
-    run: Run,
-) -> dict[str, Any]:
-    """Write a finished teacher; return its header: what made it, and how good it is as its file holds it."""
-    model = files.rounded(model)
-    made = _made(recipe, run) | {
-        "seconds": round(about["seconds"] / size),
-        "stack": size,
-        "data_sha256": digest_of(_kind(recipe), recipe.configuration.length, run.folder),
-        "curve": about["curve"],
-    }
-    seen = stack.training_set(recipe, train)
-    made["train_accuracy"] = stack.evaluate(model, Examples(*(column[:2000] for column in seen)))["accuracy"]
-    if recipe.configuration.vocabulary:
-        made["tokenizer_sha256"] = tokens.describe(coder(run.folder))["sha256"]
-    return _write(run, recipe.name, model, made, tests)
-
-
-def _write(
-    run: Run, name: str, model: Transformer, made: dict[str, Any], tests: Mapping[str, Examples]
-) -> dict[str, Any]:
+def _write(run: Run, name: str, model: Transformer, made: dict[str, Any], tests: Tests) -> dict[str, Any]:
     """Measure a model on the test sets and write it; return what its header says."""
     for test, data in tests.items():
         made |= {f"{test}_{measure}": value for measure, value in stack.evaluate(model, data).items()}
@@ -156,8 +145,5 @@ def _kind(recipe: Recipe) -> str:
 
 def describe(recipes: Sequence[Recipe]) -> list[str]:
     """Return a line on each teacher: how long it is trained, and what that costs."""
-    return [
-        f"{one.name}: {one.steps} steps of {one.batch}, "
-        f"{one.steps * one.batch * one.configuration.flops * 3e-12:.0f} Tflop"
-        for one in recipes
-    ]
+    teraflops = {one: one.steps * one.batch * one.configuration.flops * 3e-12 for one in recipes}
+    return [f"{one.name}: {one.steps} steps of {one.batch}, {size:.0f} Tflop" for one, size in teraflops.items()]

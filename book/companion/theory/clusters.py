@@ -122,19 +122,12 @@ def equiangular_cosine(beta: float, tokens: int, times: Sequence[float] | np.nda
     times = np.asarray(times, dtype=float)
     if tokens < 2 or times.ndim != 1 or times.size == 0 or times.min() < 0:
         raise ValueError(f"{tokens} tokens and times {times} were given: at least 2, and a row of times >= 0.")
-    order = np.argsort(times)
+    instants, place = np.unique(times, return_inverse=True)
+    end = max(float(times.max()), 1e-12)
     solved = solve_ivp(
-        lambda _, g: equiangular_rate(g, beta, tokens),
-        (0.0, max(float(times.max()), 1e-12)),
-        [0.0],
-        method="DOP853",
-        t_eval=times[order],
-        rtol=1e-12,
-        atol=1e-14,
+        lambda _, g: equiangular_rate(g, beta, tokens), (0.0, end), [0.0], "DOP853", instants, rtol=1e-12, atol=1e-14
     )
-    found = np.empty_like(times)
-    found[order] = solved.y[0]
-    return found
+    return solved.y[0][place]
 
 
 def clustering_time(beta: float, tokens: int, level: float = 0.5) -> float:

@@ -60,9 +60,9 @@ def position_share(calibration: Flow, heldout: Flow, lattice: Lattice) -> Positi
     allowed = torch.ones(lattice.places, lattice.places, dtype=torch.bool)
     allowed = allowed.tril() if heldout.causal else allowed
     by_offset = _offset_projection(lattice, allowed)
-    for fitted, judged in zip(calibration.attention, heldout.attention, strict=True):
+    for fitted, evaluated in zip(calibration.attention, heldout.attention, strict=True):
         mean = _centred_logs(fitted, lattice, allowed).mean(0)  # (heads, places, places)
-        logs = _centred_logs(judged, lattice, allowed)
+        logs = _centred_logs(evaluated, lattice, allowed)
         found["total"].append(logs.square().sum((-2, -1)))  # (examples, heads)
         for name, guess in (("pair", mean), ("offset", by_offset(mean))):
             along = torch.einsum("ehqk,hqk->eh", logs, guess)

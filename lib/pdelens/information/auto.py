@@ -30,7 +30,7 @@ _BLIND = 0.2
 
 
 class Calibrated(NamedTuple):
-    """A value in nats, its 95 % interval, what gave it why, the calibration bias; `elliptical` ones have no ceiling."""
+    """A value in nats, its 95 % interval, what gave it, why, the calibration bias; no ceiling if `elliptical`."""
 
     value: float
     interval: tuple[float, float]
@@ -51,11 +51,7 @@ class Calibration(NamedTuple):
 
 def quick(neighbours: int) -> Callable[[Tensor, Tensor], float]:
     """Return a cheap statistic for shuffles: the mean of the Gaussian copula's information and KSG on normal scores."""
-
-    def statistic(x: Tensor, y: Tensor) -> float:
-        return (gaussian_copula(x, y) + ksg(normal_scores(x), normal_scores(y), neighbours=neighbours)) / 2
-
-    return statistic
+    return lambda x, y: (gaussian_copula(x, y) + ksg(normal_scores(x), normal_scores(y), neighbours=neighbours)) / 2
 
 
 def calibrated(x: Tensor, y: Tensor, *, neighbours: int, random: np.random.Generator) -> Calibrated:
@@ -74,7 +70,8 @@ def calibrated(x: Tensor, y: Tensor, *, neighbours: int, random: np.random.Gener
     found = _misfit(own, made, (neighbours,))
     if not found.significant:
         return _elliptical(fitted, made, found, len(rows))
-    ladder = _ladder(neighbours, len(rows))
+    wider = {max(1, round(neighbours / 3)), max(1, neighbours // 2), neighbours, 2 * neighbours}
+    ladder = tuple(sorted(k for k in wider if 2 * k < len(rows)))
     found = _misfit(own, made, ladder)
     spread = halves(*own, partial(ksg_ladder, ladder=ladder), _HALVES, random)
     return _corrected(fitted, made, found, rows.shape, spread)
@@ -168,11 +165,6 @@ def ceiling_of_neighbours(samples: int, neighbours: int) -> float:
     5.35
     """
     return -float(torch.special.digamma(torch.tensor([samples, neighbours], dtype=torch.float64)).diff())
-
-
-def _ladder(neighbours: int, samples: int) -> tuple[int, ...]:
-    around = {max(1, round(neighbours / 3)), max(1, neighbours // 2), neighbours, 2 * neighbours}
-    return tuple(sorted(k for k in around if 2 * k < samples))
 
 
 def _elliptical(fitted: Fit, made: Calibration, found: _Misfit, samples: int) -> Calibrated:

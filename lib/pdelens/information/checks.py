@@ -77,19 +77,19 @@ def check_estimator(x: Any, y: Any, method: str = "auto", *, neighbours: int = 1
         x, y, notes = untied(x, y, generator)
     value = estimator(x, y)
     deviation = float(halves(x, y, estimator, 6, random).std(ddof=1))
-    bent, before = estimator(_bent(x), _bent(y)), f"{value:.3f} before a rising map of every column"
+    bent = estimator(_bent(x), _bent(y))
+    invariance = _verdict("invariance", value, bent, deviation, f"{value:.3f} before a rising map of every column")
     processing = _processing(x, y, estimator, value, deviation, generator)
     additivity = _additivity(x, y, estimator, deviation, random)
     truth, drawn = calibration(x, y, estimator, information=value, repeats=4, seed=seed)
     exact = f"{truth:.3f} exact, on samples of a fitted copula"
     calibrated = _verdict("calibration", truth, float(drawn.mean()), deviation / 2, exact)
-    checks = (_verdict("invariance", value, bent, deviation, before), processing, additivity, calibrated)
     ceiling = plan.ceiling(len(x), neighbours)
     if value > 0.7 * ceiling:
         notes += (f"The value passes 70 % of the method's ceiling at this size, {ceiling:.2f} nats.",)
     if not calibrated.passed:
         notes += (f"The calibration bias is {calibrated.found - truth:+.3f} nats: more than 20 %.",)
-    return Report(method, value, deviation, checks, notes)
+    return Report(method, value, deviation, (invariance, processing, additivity, calibrated), notes)
 
 
 def _verdict(name: str, wanted: float, found: float, deviation: float, sentence: str) -> Check:

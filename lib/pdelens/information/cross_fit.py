@@ -1,14 +1,16 @@
 """Small perceptrons trained side by side, each stopped by samples apart from those it is then read on."""
 
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 _RATE, _STRAIGHT_RATE = 3e-3, 2e-2
 _EVERY, _PATIENCE, _LARGEST_GRADIENT, _BATCH = 10, 15, 10.0, 256
+# Widths of the hidden layers of a probe.
+_PROBES: dict[str, tuple[int, ...]] = {"linear": (), "mlp": (64,)}
 # A score that creeps up by less than this a look is as good as at rest.
 _RISE = 1e-3
 
@@ -21,7 +23,9 @@ class Parts(NamedTuple):
     test: Tensor
 
 
-def parts(samples: int, members: int, test: int, validation: int, generator: torch.Generator) -> Parts:
+def parts(
+    samples: int, members: int, test: int, validation: int, generator: torch.Generator, device: Any = "cpu"
+) -> Parts:
     """Return one random order of the samples, cut for member m after a turn by m/members of it.
 
     The parts of one member share no sample; with `test = ceil(samples / members)` the test parts of all
@@ -31,7 +35,7 @@ def parts(samples: int, members: int, test: int, validation: int, generator: tor
     >>> sorted(cut.test.flatten().tolist()) == list(range(10)), cut.train.shape
     (True, torch.Size([5, 6]))
     """
-    order = torch.randperm(samples, generator=generator)
+    order = torch.randperm(samples, generator=generator).to(device)
     turned = torch.stack([order.roll(-(m * samples // members)) for m in range(members)])
     return Parts(turned[:, test + validation :], turned[:, test : test + validation], turned[:, :test])
 
@@ -53,8 +57,7 @@ def standardised(x: Tensor, train: Tensor) -> Callable[[Tensor], Tensor]:
     Mean and deviation are those of the member's training samples, (members, samples); float32.
     """
     x = x.float()
-    mean = torch.stack([x[rows].mean(0) for rows in train])[:, None]
-    deviation = torch.stack([x[rows].std(0) for rows in train])[:, None]
+    mean, deviation = (torch.stack([of(x[rows], 0) for rows in train])[:, None] for of in (torch.mean, torch.std))
     deviation = torch.where(deviation > 0, deviation, 1.0)
     return lambda rows: (x[rows] - mean) / deviation
 
@@ -71,10 +74,9 @@ def fit(
 ) -> Tensor:
     """Maximise each member's objective by Adam, leave each at its best score, and return those (members,).
 
-    `objective(rows)` takes row numbers (members, batch) out of `train`; `score()` reads the validation
-    part, before the first step and every 10, so that a member whom training only harms is left
-    untrained. Ends when no member's score has risen by 0.001 for 15 looks, or after `steps`. Parameters carry
-    members first, and the members do not interact.
+    `objective(rows)` takes row numbers (members, batch) out of `train`; `score()` reads the validation part, before
+    the first step and every 10, so that a member whom training only harms is left untrained. Ends when no member's
+    score has risen by 0.001 for 15 looks, or after `steps`. Parameters carry members first; members do not interact.
     """
     straight = [parameter for name, parameter in model.named_parameters() if name.endswith("straight")]
     bent = [parameter for name, parameter in model.named_parameters() if not name.endswith("straight")]
@@ -85,7 +87,7 @@ def fit(
         best = score()
         mark, stale = best.clone(), torch.zeros(len(train), dtype=torch.long)
     kept = [parameter.detach().clone() for parameter in model.parameters()]
-    for step, rows in enumerate(_batches(train, batch, steps, generator), 1):
+    for step, rows in enumerate(itertools.islice(_batches(train, batch, generator), steps), 1):
         optimizer.zero_grad()
         (-objective(rows)).sum().backward()
         _clip(list(model.parameters()))
@@ -109,53 +111,37 @@ def fit(
 
 
 def cross_fitted(
-    x: Tensor,
-    start: Tensor,
-    losses: Callable[[Tensor, Tensor], Tensor],
-    *,
-    hidden: tuple[int, ...],
-    folds: int,
-    steps: int,
-    seed: int,
+    x: Tensor, start: Tensor, losses: Callable[[Tensor, Tensor], Tensor], probe: str, folds: int, steps: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Train one probe a fold and return its mean loss on its own fold and on its validation part, (folds,) each.
 
-    A probe is fitted to 80 % of the samples outside its fold and stopped by the rest of them. Its outputs
-    begin as `start` for every sample; `losses(outputs, rows)` takes (folds, rows, outputs) and row
-    numbers, and gives (folds, rows).
+    A probe is fitted to 80 % of the samples outside its fold and stopped by the rest of them. Its outputs begin as
+    `start` for every sample; `losses(outputs, rows)` takes (folds, rows, outputs) and row numbers to (folds, rows).
     """
+    if probe not in _PROBES:
+        raise ValueError(f"probe={probe!r} was given: one of {', '.join(_PROBES)} is wanted.")
     if not 2 <= folds <= len(x) // 10:
         raise ValueError(f"{folds} folds of {len(x)} samples were asked for: 2 or more, of at least 10 samples each.")
     generator = torch.Generator().manual_seed(seed)
     fold = -(-len(x) // folds)
-    cut = parts(len(x), folds, fold, (len(x) - fold) // 5, generator)
-    probe = Perceptrons(folds, [x.shape[1], *hidden, len(start)], generator, zero=True)
+    cut = parts(len(x), folds, fold, (len(x) - fold) // 5, generator, x.device)
+    model = Perceptrons(folds, [x.shape[1], *_PROBES[probe], len(start)], generator, zero=True)
     with torch.no_grad():
-        probe.bias.add_(start)
-    probe, cut = probe.to(x.device), Parts(*(rows.to(x.device) for rows in cut))
-    scaled = standardised(x, cut.train)
+        model.bias.add_(start)
+    model, scaled = model.to(x.device), standardised(x, cut.train)
 
-    def mean_loss(rows: Tensor) -> Tensor:
-        return losses(probe(scaled(rows)), rows).mean(1)
+    def gain(rows: Tensor) -> Tensor:
+        return -losses(model(scaled(rows)), rows).mean(1)
 
-    score = fit(
-        probe,
-        lambda rows: -mean_loss(rows),
-        lambda: -mean_loss(cut.validation),
-        cut.train,
-        batch=_BATCH,
-        steps=steps,
-        generator=generator,
-    )
+    score = fit(model, gain, lambda: gain(cut.validation), cut.train, batch=_BATCH, steps=steps, generator=generator)
     with torch.no_grad():
-        return mean_loss(cut.test), -score
+        return -gain(cut.test), -score
 
 
 class Perceptrons(nn.Module):
-    """Independent perceptrons side by side: hidden layers of ReLUs, and a straight linear map beside them.
+    """Independent perceptrons side by side: hidden layers of ReLUs, if any, and a straight linear map beside them.
 
-    Without hidden layers the linear map is all there is. `zero` starts the output at 0: what has learnt
-    nothing says nothing.
+    `zero` starts the output at 0: what has learnt nothing says nothing.
     """
 
     def __init__(self, members: int, widths: list[int], generator: torch.Generator, *, zero: bool = False):
@@ -187,19 +173,13 @@ class Perceptrons(nn.Module):
         return torch.baddbmm(out, hidden, self.weights[-1]) if len(self.weights) else out
 
 
-def _batches(train: Tensor, batch: int, steps: int, generator: torch.Generator):
-    """Yield `steps` batches of rows (members, batch), every member in its own order, whole rounds of the samples."""
-    members, samples = train.shape
+def _batches(train: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield batches of rows (members, batch) without end, every member in its own order, whole rounds of samples."""
+    samples = train.shape[1]
     batch = min(batch, samples)
-    done = 0
-    while done < steps:
-        order = torch.rand(members, samples, generator=generator).argsort(1)
-        rounds = train.gather(1, order.to(train.device))
-        for rows in rounds.split(batch, 1)[: samples // batch]:
-            yield rows
-            done += 1
-            if done == steps:
-                return
+    while True:
+        order = torch.rand(train.shape, generator=generator).argsort(1)
+        yield from train.gather(1, order.to(train.device)).split(batch, 1)[: samples // batch]
 
 
 def _clip(parameters: list[nn.Parameter]) -> None:

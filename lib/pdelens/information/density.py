@@ -37,17 +37,16 @@ def binned(
 
     $$I = H(X) + H(Y) - H(X, Y), \qquad H = -\sum_c \hat p_c \ln \hat p_c \;(+ (m - 1) / 2N)$$
 
-    over cells of a grid that are `width` wide, or `bins` along each column, `equal` in width over the
-    column's range or in count; the term in brackets, `m` the occupied cells, is `"miller-madow"`.
-    Without either, `bins` is the largest number (at least 2) that leaves five samples a cell of the joint
-    grid. `binned_entropy` gives the three entropies with their cells.
+    over cells of a grid that are `width` wide, or `bins` along each column, `equal` in width over the column's range
+    or in count; the term in brackets, `m` the occupied cells, is `"miller-madow"`. Without either, `bins` is the
+    largest number (at least 2) that leaves five samples a cell of the joint grid.
 
-    It measures the cells, not x and y: the plain value never passes `ln N`, and once almost every sample
-    has a cell of its own all three entropies are `ln N` and so is the value, whatever x and y are. The
-    correction cannot see that, and adds up to a half.
+    It measures the cells, not x and y: the plain value never passes `ln N`, and once almost every sample has a cell of
+    its own all entropies are `ln N` and so is the value, whatever x and y are. The correction does not see that; it
+    adds up to 1/2.
 
-    x (samples, dx), y (samples, dy); ValueError for `bins` with `width`. Cost: a sort of the rows. Source:
-    Miller 1955; Paninski 2003 (10.1162/089976603321780272) for the bias.
+    x (samples, dx), y (samples, dy); ValueError for `bins` with `width`. Cost: a sort of the rows. Source: Miller
+    1955; Paninski 2003 (10.1162/089976603321780272) for the bias.
 
     >>> x = torch.tensor([[0.1], [0.9], [0.2], [0.8]])
     >>> round(binned(x, x + 5, bins=2), 6) == round(math.log(2), 6)
@@ -89,18 +88,16 @@ def kernel_density(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> f
     $$I = \tfrac1N \sum_i \ln \frac{\hat p_{-i}(x_i, y_i)}{\hat p_{-i}(x_i)\, \hat p_{-i}(y_i)}$$
 
     with one isotropic Gaussian kernel on columns of unit variance, `bandwidth` its deviation; without one
-    $N^{-1/(d+4)}$, $d = d_x + d_y$: Scott's rule for the joint density, used for all three so that their
-    errors partly cancel. Keeping sample i in its own density would give the difference of the upper
-    bounds of `information_noise.kernel_bounds`, whose value at a narrow kernel is `ln N`; so, the value is at most
-    `ln(N - 1)`, and a kernel too narrow to hold neighbours gives large negative ones.
+    $N^{-1/(d+4)}$, $d = d_x + d_y$: Scott's rule for the joint density, used for all three so that their errors partly
+    cancel. Keeping sample i in its own density would give the difference of the upper bounds of `noise.kernel_bounds`,
+    whose value at a narrow kernel is `ln N`; so, the value is at most `ln(N - 1)`, and a kernel too narrow to hold
+    neighbours gives large negative ones.
 
-    For a few columns: at N = 2,000 it is within 0.03 nats of 0.51 for 1 + 1 columns, but for 5 + 5 it reads
-    1.6 for 2.55 and -0.3 at independence, for 25 + 25 below 0 for 3.6. ValueError for a constant column or a
-    bandwidth that is not positive.
-    Cost: `N^2 (dx + dy)`, chunked. Source: Moon, Rajagopalan and Lall 1995 (10.1103/PhysRevE.52.2318).
+    For a few columns: at N = 2,000 it is within 0.03 nats of 0.51 for 1 + 1 columns, but for 5 + 5 it reads 1.6 for
+    2.55 and -0.3 at independence, for 25 + 25 below 0 for 3.6. ValueError for a constant column or a bandwidth that is
+    not positive. Cost: `N^2 (dx + dy)`, chunked. Source: Moon, Rajagopalan and Lall 1995 (10.1103/PhysRevE.52.2318).
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, y = torch.randn(2, 500, 1, generator=generator)
+    >>> x, y = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> abs(kernel_density(x, y)) < 0.05
     True
     """
@@ -123,10 +120,10 @@ def renyi(x: Tensor, y: Tensor, *, alpha: float = 1.01, bandwidth: float | None 
     $$I_\alpha = S_\alpha(A) + S_\alpha(B) - S_\alpha\Big(\frac{A \circ B}{\mathrm{tr}(A \circ B)}\Big),
       \qquad S_\alpha(A) = \tfrac{1}{1 - \alpha} \ln \sum_i \lambda_i(A)^\alpha$$
 
-    A and B are the Gaussian kernel matrices of x and of y over N. It is a functional of those matrices, in
-    0 ... `ln N`: it shares properties with the mutual information but does not estimate it, and it grows as the
-    `bandwidth` shrinks. Rule without one, for each of x and y: median distance of its samples times
-    $N^{-1/(d+4)}$, d its columns; `bandwidth` has the data's units and is used for both.
+    A and B are the Gaussian kernel matrices of x and of y over N. It is a functional of those matrices, in 0 ...
+    `ln N`: it shares properties with the mutual information but does not estimate it, and it grows as the `bandwidth`
+    shrinks. Rule without one, for each of x and y: median distance of its samples times $N^{-1/(d+4)}$, d its columns;
+    `bandwidth` has the data's units and is used for both.
 
     x (samples, dx), y (samples, dy). ValueError where three N x N matrices pass 3 GiB (N = 11,585), for an
     order that is not positive, and for a median distance of 0. Cost: three eigenvalue problems, `4 N^3`
@@ -200,15 +197,14 @@ def _kernel(t: Tensor, name: str, bandwidth: float | None) -> Tensor:
             f"more than {_RENYI_BYTES / 2**30:.0f}; give at most {math.isqrt(_RENYI_BYTES // 24)} samples."
         )
     squared = squared_distances(t, torch.arange(len(t)))
-    width = _rule(squared, t.shape[1], name) if bandwidth is None else positive("bandwidth", bandwidth)
+    if bandwidth is None:
+        median = float(squared[torch.triu_indices(len(t), len(t), 1).unbind()].median().sqrt())
+        if median == 0:
+            raise ValueError(f"Most samples of {name} are equal, so the rule gives no bandwidth: give one.")
+        width = median * len(t) ** (-1 / (t.shape[1] + 4))
+    else:
+        width = positive("bandwidth", bandwidth)
     return squared.div_(-2 * width**2).exp_()
-
-
-def _rule(squared: Tensor, columns: int, name: str) -> float:
-    median = float(squared[torch.triu_indices(len(squared), len(squared), 1).unbind()].median().sqrt())
-    if median == 0:
-        raise ValueError(f"Most samples of {name} are equal, so the rule gives no bandwidth: give one.")
-    return median * len(squared) ** (-1 / (columns + 4))
 
 
 def positive(name: str, value: float) -> float:

@@ -19,13 +19,12 @@ from .samples import pair, untied
 class Estimate:
     """A mutual information in nats and its circumstances; prints as one line, `float()` gives the value.
 
-    `interval` is the 95 % interval, and includes the calibration `bias`: the mean of the same estimator less the
-    truth on samples of a copula fitted to the data, same size (nan for quantities of their own: Renyi's, sliced and
-    usable information). `auto` has its bias taken off already and says in `method` and `because` what it chose, why.
+    `interval` is the 95 % interval, and includes the calibration `bias`: the mean of the same estimator less the truth
+    on samples of a copula fitted to the data, same size (nan for quantities of their own: Renyi's, sliced and usable
+    information). `auto` has its bias taken off already and says in `method` and `because` what it chose, why.
     `null_mean`, `null_std` and `p_value` come from `shuffles` shuffles of y among `null_samples` random samples,
-    compared with the estimate on the same samples; `auto` and trained methods use a cheaper statistic there, in
-    nats too (`auto.quick`, `methods.Method`). `ceiling` is the largest value that the method can report at this size,
-    infinite where there is none.
+    compared with the estimate on the same samples; `auto` and trained methods use a cheaper statistic there, in nats
+    too (`auto.quick`, `methods.Method`). `ceiling` is the largest value that the method can report, or infinite.
     """
 
     value: float
@@ -139,8 +138,8 @@ def calibration(
     """Return the exact information of a copula fitted to x, y and what the estimator says on samples of it.
 
     The samples have the data's number, columns and dependence within x and within y (`copulas.Copula.like`); the
-    dependence across is the fitted one, raised to `information` nats where that is more. Returns nats and (repeats,)
-    nats.
+    dependence across is the fitted one, raised to `information` nats where that is more. Both in nats, the second
+    (repeats,).
     """
     rows, dim_x = torch.cat([x, y], 1).numpy(), x.shape[1]
     fitted = fit(rows, dim_x)

@@ -14,17 +14,16 @@ def gaussian(x: Tensor, y: Tensor) -> float:
     $$I = -\tfrac12 \sum_i \ln(1 - r_i^2) - b(N), \qquad
       b = \tfrac12\Big[\sum_{i<d_x} + \sum_{i<d_y} - \sum_{i<d_x+d_y}\Big] \psi\big(\tfrac{N-1-i}{2}\big)$$
 
-    with `r` the canonical correlations. `b` is the exact mean excess of the plug-in value: for Gaussian
-    samples the result is unbiased at every N, so at independence it is negative half the time. Otherwise
-    its limit is a lower bound of the information where x or y (each taken whole) is Gaussian, and no
-    bound where neither is. `math.inf` where a combination of y's columns is one of x's.
+    with `r` the canonical correlations. `b` is the exact mean excess of the plug-in value: for Gaussian samples the
+    result is unbiased at every N, so at independence it is negative half the time. Otherwise its limit is a lower
+    bound of the information where x or y (each taken whole) is Gaussian, and no bound where neither is. `math.inf`
+    where a combination of y's columns is one of x's.
 
-    x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly independent: else ValueError.
-    Cost: one QR of each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the Wishart
-    log-determinant: Muirhead 1982; used so by Ince et al. 2017 (10.1002/hbm.23471).
+    x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly independent: else ValueError. Cost: one QR of
+    each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the Wishart log-determinant: Muirhead 1982; used
+    so by Ince et al. 2017 (10.1002/hbm.23471).
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 1000, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
     >>> abs(gaussian(x, 0.8 * x + 0.6 * noise) + 0.5 * torch.tensor(0.36).log().item()) < 0.1
     True
     """
@@ -52,12 +51,11 @@ def gaussian_copula(x: Tensor, y: Tensor) -> float:
     column's scores are Gaussian; with several columns on both sides it is one only where the scores of x, or those of
     y, are jointly Gaussian. It misses dependence that leaves the scores uncorrelated, all of `y = x^2` for an even x.
 
-    Shapes, errors and cost as `gaussian`, and a sort of each column. The bias correction is exact for
-    Gaussian samples and good to O(1/N) for scores. Ties share their mean rank; columns with many are
-    discrete, and this is not for them. Source: Ince et al. 2017 (10.1002/hbm.23471).
+    Shapes, errors and cost as `gaussian`, and a sort of each column. The bias correction is exact for Gaussian samples
+    and good to O(1/N) for scores. Ties share their mean rank; columns with many are discrete, and this is not for
+    them. Source: Ince et al. 2017 (10.1002/hbm.23471).
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 1000, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
     >>> y = 0.8 * x + 0.6 * noise
     >>> gaussian_copula(x, y) == gaussian_copula(x.exp(), y**3)
     True

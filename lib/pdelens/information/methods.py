@@ -24,9 +24,8 @@ class Method:
 
     `make(neighbours, seed)` gives the estimator of x and y, `ceiling(samples, neighbours)` its largest value; `quick`,
     where there is one, makes a cheaper estimator for the null. `halves` is the number of random halves behind the
-    interval, `repeats` of calibration samples (0 for what does not estimate the mutual information: Renyi's, sliced
-    and usable information); `null_samples` and `shuffles` bound the null. `continuous`: ties are broken and labels
-    refused.
+    interval, `repeats` of calibration samples (0 for what estimates another quantity: Renyi's, sliced and usable
+    information); `null_samples` and `shuffles` bound the null. `continuous`: ties are broken and labels refused.
     """
 
     make: Maker
@@ -67,10 +66,6 @@ def _probe(x: Tensor, y: Tensor, **settings) -> float:
     return neural.gaussian_probe_bound(x, y, **settings)
 
 
-def _plain(function: Estimator) -> Maker:
-    return lambda neighbours, seed: function
-
-
 def _trained(function: Callable[..., float], **settings) -> Maker:
     return lambda neighbours, seed: partial(function, seed=seed, **settings)
 
@@ -85,18 +80,18 @@ def _none(samples: int, neighbours: int) -> float:
 
 def _critic(function: Callable[..., float], batch: int | None = None) -> Method:
     """A trained critic: its own ensemble for the value, one short run for each shuffle."""
-    quick = _trained(function, seeds=1, steps=200)
-    return Method(_trained(function), lambda samples, _: neural.ceiling(samples, batch=batch), quick, 4, 1, 10**9, 19)
+    short = _trained(function, seeds=1, steps=200)
+    return Method(_trained(function), lambda samples, _: neural.ceiling(samples, batch=batch), short, 4, 1, 10**9, 19)
 
 
 METHODS: dict[str, Method] = {
     "ksg": _ksg(1),
     "ksg2": _ksg(2),
-    "gaussian": Method(_plain(parametric.gaussian), _none),
-    "gaussian_copula": Method(_plain(parametric.gaussian_copula), _none),
-    "binned": Method(_plain(_binned), _log, continuous=False),
-    "kernel_density": Method(_plain(density.kernel_density), _log, null_samples=500),
-    "renyi": Method(_plain(density.renyi), _log, halves=6, repeats=0, null_samples=250),
+    "gaussian": Method(lambda *_: parametric.gaussian, _none),
+    "gaussian_copula": Method(lambda *_: parametric.gaussian_copula, _none),
+    "binned": Method(lambda *_: _binned, _log, continuous=False),
+    "kernel_density": Method(lambda *_: density.kernel_density, _log, null_samples=500),
+    "renyi": Method(lambda *_: density.renyi, _log, halves=6, repeats=0, null_samples=250),
     "info_nce": _critic(neural.info_nce, batch=256),
     "nwj": _critic(neural.nwj),
     "mine": _critic(neural.mine),

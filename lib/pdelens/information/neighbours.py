@@ -134,7 +134,8 @@ def _count_chunks(points: Tensor, radius: Tensor, strict: bool) -> Tensor:
 def _nearest_tree(points: np.ndarray, neighbours: int) -> Pair:
     from scipy.spatial import KDTree
 
-    return KDTree(points).query(points, neighbours, p=np.inf)
+    distance, index = KDTree(points).query(points, neighbours, p=np.inf)
+    return np.asarray(distance), np.asarray(index)
 
 
 def _nearest_bits(points: np.ndarray, neighbours: int) -> Pair:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from . import critics
-from .cross_fit import Parts, blocks, cross_fitted, fit, parts, standardised
+from .cross_fit import blocks, cross_fitted, fit, parts, standardised
 from .gaussian import normal_scores, paired
+from .ksg import ksg
 
 Critic = Literal["separable", "joint"]
 Probe = Literal["linear", "mlp"]
 Bound = Callable[[Tensor], Tensor]
 
-_PROBES: dict[str, tuple[int, ...]] = {"linear": (), "mlp": (64,)}
 # Held-out samples whose every pair is scored at once: 2^20 pairs a member.
 _BLOCK = 1024
 
@@ -37,24 +37,22 @@ def info_nce(
     A lower bound in expectation for any critic; it never passes `ln B`, B being `batch` or, where that is
     smaller, the validation part (`ceiling`). What it misses is the critic's fault, or the ceiling's.
 
-    `seeds` critics train at once, as one tensor program. Each is fitted to its own 65 % of the samples,
-    stopped where its bound on another 15 % is best (looked at every 10 steps; at rest for 15 looks, or
-    `steps`), and read on the last 20 %; the result is their mean. With five seeds the parts that are read
-    make up all samples. x and y are standardised by the training part; scores are held within
-    `ln n + 2`, n the samples read, by a tanh, for one wild pair would decide an exponential's mean.
-    `"separable"` is `g(x).h(y) + a(x) + b(y)`, 16 products, 64 hidden units beside a linear map on each
-    side; `"joint"` puts every pair through two hidden layers of 64, at tens of times the cost.
+    `seeds` critics train at once, as one tensor program. Each is fitted to its own 65 % of the samples, stopped where
+    its bound on another 15 % is best (looked at every 10 steps; at rest for 15 looks, or `steps`), and read on the
+    last 20 %; the result is their mean. With five seeds the parts that are read make up all samples. x and y are
+    standardised by the training part; scores are held within `ln n + 2`, n the samples read, by a tanh, for one wild
+    pair would decide an exponential's mean. `"separable"` is `g(x).h(y) + a(x) + b(y)`, 16 products, 64 hidden units
+    beside a linear map on each side; `"joint"` puts every pair through two layers of 64, at tens of times the cost.
 
-    x (samples, dx), y (samples, dy), at least 50 samples: else ValueError. Deterministic in `seed`; no
-    global random state is touched. Cost: `seeds * steps * batch^2`, at most about 8 s at 2,000 samples on
-    one thread. Source: van den Oord, Li and Vinyals 2018 (1807.03748); Poole et al. 2019 (1905.06922).
+    x (samples, dx), y (samples, dy), at least 50 samples: else ValueError. Deterministic in `seed`; no global random
+    state is touched. Cost: `seeds * steps * batch^2`, at most about 8 s at 2,000 samples on one thread. Source: van
+    den Oord, Li and Vinyals 2018 (1807.03748); Poole et al. 2019 (1905.06922).
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 500, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.3 < info_nce(x, 0.8 * x + 0.6 * noise, steps=100) < 0.6  # the truth: 0.511
     True
     """
-    return _read(x, y, critics.info_nce, critics.info_nce, False, batch, critic, seeds, steps, seed)
+    return _read(x, y, critics.info_nce, critics.info_nce, batch, critic, seeds, steps, seed)
 
 
 def nwj(
@@ -71,20 +69,19 @@ def nwj(
 
     $$I \ge \mathbb E_{p(x, y)}[f] + 1 - \mathbb E_{p(x) p(y)}[e^f]$$
 
-    A lower bound in expectation for any critic. The second mean is over all pairs of the n samples that
-    are read (in blocks of at most 1,024), each with itself included, in training as in reading: that
-    keeps the value at or below `ln n` (`ceiling`) and costs it about $\mathbb E_{p(x, y)}[e^f] / n$. As the
-    information nears the ceiling few pairs carry that mean, and the value falls short and scatters.
+    A lower bound in expectation for any critic. The second mean is over all pairs of the n samples that are read (in
+    blocks of at most 1,024), each with itself included, in training as in reading: that keeps the value at or below
+    `ln n` (`ceiling`) and costs it about $\mathbb E_{p(x, y)}[e^f] / n$. As the information nears the ceiling few
+    pairs carry that mean, and the value falls short and scatters.
 
-    Training, parts, critics, arguments, errors and cost as in `info_nce`. Source: Nguyen, Wainwright and
-    Jordan 2010 (0809.0853); Poole et al. 2019 (1905.06922), with `f + 1` for f.
+    All else as in `info_nce`. Source: Nguyen, Wainwright and Jordan 2010 (0809.0853); Poole et al. 2019 (1905.06922),
+    with `f + 1` for f.
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 500, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.3 < nwj(x, 0.8 * x + 0.6 * noise, steps=100) < 0.6  # the truth: 0.511
     True
     """
-    return _read(x, y, critics.nwj, critics.nwj, True, batch, critic, seeds, steps, seed)
+    return _read(x, y, critics.nwj, critics.nwj, batch, critic, seeds, steps, seed)
 
 
 def mine(
@@ -102,20 +99,18 @@ def mine(
 
     $$I \ge \mathbb E_{p(x, y)}[f] - \ln \mathbb E_{p(x) p(y)}[e^f]$$
 
-    A batch's gradient of the logarithm is biased, so its denominator is an average over steps that keeps
-    `memory` of the last. The logarithm of a mean over finitely many pairs is too small on average, so
-    the value is a bound only up to that; each sample paired with itself, as in `nwj`, works the other way
-    and keeps the value at or below `ln n` (`ceiling`).
+    A batch's gradient of the logarithm is biased, so its denominator is an average over steps that keeps `memory` of
+    the last. The logarithm of a mean over finitely many pairs is too small on average, so the value is a bound only up
+    to that; each sample paired with itself, as in `nwj`, works the other way and keeps it at or below `ln n`.
 
-    Training, parts, critics, arguments, errors and cost as in `info_nce`. Source: Belghazi et al. 2018 (1801.04062).
+    All else as in `info_nce`. Source: Belghazi et al. 2018 (1801.04062).
 
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 500, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.3 < mine(x, 0.8 * x + 0.6 * noise, steps=100) < 0.6  # the truth: 0.511
     True
     """
     objective = critics.MovingAverage(memory)
-    return _read(x, y, objective, critics.donsker_varadhan, True, batch, critic, seeds, steps, seed)
+    return _read(x, y, objective, critics.donsker_varadhan, batch, critic, seeds, steps, seed)
 
 
 def ceiling(samples: int, *, batch: int | None = None) -> float:
@@ -140,12 +135,12 @@ def probe_bound(
     q is the softmax of a linear map of standardised x (`"linear"`), or of that plus one hidden layer of 64 units
     (`"mlp"`). Cross-fitted: each of the `folds` probes is fitted to 80 % of the other folds, stopped by the rest of
     them and read on its own. H(Y), the ceiling, is the entropy of the label counts. A lower bound of I(X; Y) in
-    expectation for any probe. It may rise with depth, for a deeper layer may be easier to read: no violation of data
-    processing. It is below 0 where the probes do worse than the counts.
+    expectation for any probe, below 0 where the probes do worse than the counts. It may rise with depth, for a deeper
+    layer may be easier to read: no violation of data processing.
 
-    x (samples, columns), labels (samples,) of an integer type, at least two classes and ten samples a fold:
-    else ValueError. Deterministic in `seed`. Cost: at most `folds * steps` batches of 256 rows.
-    Source: Xu et al. 2020 (2002.10689).
+    x (samples, columns), labels (samples,) of an integer type, at least two classes and ten samples a fold: else
+    ValueError. Deterministic in `seed`. Cost: up to `folds * steps` batches of 256. Source: Xu et al. 2020
+    (2002.10689).
 
     >>> labels = torch.arange(500) % 2
     >>> x = torch.stack([labels.double(), torch.randn(500, generator=torch.Generator().manual_seed(0))], 1)
@@ -166,7 +161,7 @@ def probe_bound(
     def losses(outputs: Tensor, rows: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs.mT, labels[rows], reduction="none")
 
-    read, _ = cross_fitted(x, shares.log().float(), losses, hidden=_hidden(probe), folds=folds, steps=steps, seed=seed)
+    read, _ = cross_fitted(x, shares.log().float(), losses, probe, folds, steps, seed)
     return float(torch.special.entr(shares).sum() - read.mean())
 
 
@@ -177,15 +172,12 @@ def gaussian_probe_bound(
 
     $$I(X; Y) \ge \tfrac12 \ln(2 \pi e) - \mathbb E[-\ln \mathcal N(s;\, \mu(x), v)]$$
 
-    y (samples, 1) is replaced by its normal scores s, which keeps the information and makes the first
-    term, the entropy of s, known. The mean $\mu$ is fitted by least squares (families, folds and stopping
-    as in `probe_bound`); v is its mean square error on the part that stopped it. A linear $\mu$ gives about
+    y (samples, 1), else ValueError, is replaced by its normal scores s, which keeps the information and makes the
+    first term, the entropy of s, known. The mean $\mu$ is fitted by least squares (families, folds and stopping as in
+    `probe_bound`, like all else); v is its mean square error on the part that stopped it. A linear $\mu$ gives about
     $-\tfrac12 \ln(1 - R^2)$; information in y's spread or higher moments is not usable so.
 
-    Several columns of y are a ValueError: give them one at a time. The rest as `probe_bound`.
-
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> x, noise = torch.randn(2, 500, 1, generator=generator)
+    >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.4 < gaussian_probe_bound(x, 0.8 * x + 0.6 * noise, steps=300) < 0.6
     True
     """
@@ -197,7 +189,7 @@ def gaussian_probe_bound(
     def losses(outputs: Tensor, rows: Tensor) -> Tensor:
         return (outputs.squeeze(2) - scores[rows]).square()
 
-    read, variance = cross_fitted(x, torch.zeros(1), losses, hidden=_hidden(probe), folds=folds, steps=steps, seed=seed)
+    read, variance = cross_fitted(x, torch.zeros(1), losses, probe, folds, steps, seed)
     return float(0.5 - 0.5 * (variance.log() + read / variance).mean())
 
 
@@ -219,9 +211,9 @@ def sliced(
     `rho^2 / 2d` and I = `-d/2 ln(1 - rho^2)`. Compare it only with itself, at the same dx and dy. It obeys no
     data-processing inequality: stretching the columns that matter raises it.
 
-    The columns keep their units, which decide the directions: standardise or whiten first, and say so.
-    x (samples, dx), y (samples, dy). The error of the average is the slices' spread over `sqrt(slices)`.
-    Cost: `slices` calls. Source: Goldfeld and Greenewald 2021 (2110.05279).
+    x (samples, dx), y (samples, dy) keep their units, which decide the directions: standardise or whiten first, and
+    say so. The average's error is the slices' spread over `sqrt(slices)`. Cost: `slices` calls. Source: Goldfeld and
+    Greenewald 2021 (2110.05279).
 
     >>> from pdelens.information.gaussian import gaussian
     >>> wide = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
@@ -231,10 +223,7 @@ def sliced(
     x, y = paired(x, y)
     if slices < 1:
         raise ValueError(f"{slices} slices were asked for: at least one is needed.")
-    if estimator is None:
-        from .ksg import ksg  # only this default needs the neighbour search
-
-        estimator = ksg
+    estimator = estimator or ksg
     generator = torch.Generator().manual_seed(seed)
     first, second = (
         nn.functional.normalize(torch.randn(slices, t.shape[1], generator=generator, dtype=torch.float64)).to(t.device)
@@ -244,18 +233,9 @@ def sliced(
 
 
 def _read(
-    x: Tensor,
-    y: Tensor,
-    objective: Bound,
-    bound: Bound,
-    whole: bool,
-    batch: int,
-    critic: str,
-    seeds: int,
-    steps: int,
-    seed: int,
+    x: Tensor, y: Tensor, objective: Bound, bound: Bound, batch: int, critic: str, seeds: int, steps: int, seed: int
 ) -> float:
-    """Train critics on `objective`; read `bound` on batches of the samples kept from them, or on the `whole` part."""
+    """Train critics on `objective`; read `bound` on the samples kept from them, InfoNCE in batches, others whole."""
     x, y = paired(x, y)
     test, validation = _sizes(len(x))
     if critic not in ("separable", "joint"):
@@ -263,22 +243,21 @@ def _read(
     if min(seeds, steps) < 1 or batch < 2:
         raise ValueError(f"seeds={seeds}, steps={steps}, batch={batch} were given: at least 1, 1 and 2 are needed.")
     generator = torch.Generator().manual_seed(seed)
-    cut = Parts(*(rows.to(x.device) for rows in parts(len(x), seeds, test, validation, generator)))
+    cut = parts(len(x), seeds, test, validation, generator, x.device)
     scaled_x, scaled_y = standardised(x, cut.train), standardised(y, cut.train)
     kind = critics.Separable if critic == "separable" else critics.Joint
     model = kind(seeds, x.shape[1], y.shape[1], generator).to(x.device)
     batch = min(batch, validation)
-    block, limit = _BLOCK if whole else batch, math.log(min(test, _BLOCK)) + 2
+    block, limit = batch if bound is critics.info_nce else _BLOCK, math.log(min(test, _BLOCK)) + 2
 
     def scores(rows: Tensor) -> Tensor:
         return limit * (model(scaled_x(rows), scaled_y(rows)) / limit).tanh()
 
-    def read(rows: Tensor) -> Tensor:
-        values = [bound(scores(part).double()) for part in blocks(rows, block)]
-        return torch.stack(values).mean(0)
-
     def gain(rows: Tensor) -> Tensor:
         return objective(scores(rows))
+
+    def read(rows: Tensor) -> Tensor:
+        return torch.stack([bound(scores(part).double()) for part in blocks(rows, block)]).mean(0)
 
     fit(model, gain, lambda: read(cut.validation), cut.train, batch=batch, steps=steps, generator=generator)
     with torch.no_grad():
@@ -289,9 +268,3 @@ def _sizes(samples: int) -> tuple[int, int]:
     if samples < 50:
         raise ValueError(f"{samples} samples were given: a critic needs at least 50, to be fitted, stopped and read.")
     return samples // 5, 3 * samples // 20
-
-
-def _hidden(probe: Probe) -> tuple[int, ...]:
-    if probe not in _PROBES:
-        raise ValueError(f"probe={probe!r} was given: one of {', '.join(_PROBES)} is wanted.")
-    return _PROBES[probe]

@@ -54,22 +54,17 @@ def noisy_information(t: Tensor, *, variance: float, draws: int = 4, seed: int =
 def kernel_bounds(t: Tensor, *, variance: float, labels: Tensor | None = None) -> tuple[float, float]:
     r"""Return a lower and an upper bound of I(X; T + noise), in nats, X uniform over the given samples.
 
-    The problem solved: X is one of N inputs, each as likely, $t_i$ (samples, columns) is what a
-    deterministic map makes of it, and Gaussian noise of the stated `variance` is added to every column. The
-    noisy state is a mixture of N Gaussians about the $t_i$, and
+    X, t and `variance` as in `noisy_information`. The noisy state is a mixture of N Gaussians about the $t_i$, and
 
     $$-\tfrac1N \sum_i \ln \tfrac1N \sum_j e^{-|t_i - t_j|^2 / 8 \sigma^2} \;\le\; I \;\le\;
       -\tfrac1N \sum_i \ln \tfrac1N \sum_j e^{-|t_i - t_j|^2 / 2 \sigma^2}$$
 
-    (Bhattacharyya below, Kullback-Leibler above). With integer `labels` (samples,) the bounds are of
-    I(label; T + noise), the entropies of the classes' mixtures taken off.
+    (Bhattacharyya below, Kullback-Leibler above). With integer `labels` (samples,) the bounds are of I(label; T +
+    noise), the entropies of the classes' mixtures taken off.
 
-    They are bounds for those N inputs, not for the law they were drawn from: both are at most `ln N`, and
-    where the $t_i$ lie apart both equal it, however large the information of the law is. `variance` has
-    the units of t squared: give it relative to the layer's scale, and sweep it.
-
-    ValueError for a variance that is not positive. Cost: `N^2 columns`, chunked: no N^2 memory. Source:
-    Kolchinsky and Tracey 2017 (10.3390/e19070361).
+    They are bounds for those N inputs, not for the law they were drawn from: both are at most `ln N`, and where the
+    $t_i$ lie apart both equal it, however large the information of the law is. ValueError for a variance that is not
+    positive. Cost: `N^2 columns`, chunked: no N^2 memory. Source: Kolchinsky and Tracey 2017 (10.3390/e19070361).
 
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> [round(bound, 6) for bound in kernel_bounds(two, variance=1.0)]

@@ -9,8 +9,8 @@ from torch import Tensor
 def as_samples(values: Any, name: str) -> Tensor:
     """Return values as (samples, columns) in float64; one number a sample is one column.
 
-    Raises ValueError for other shapes, for nothing, for what is not a number or not finite, and for a column that
-    never changes.
+    Raises ValueError for other shapes, for nothing, for what is not a finite number, and for a column that never
+    changes.
 
     >>> as_samples([1.0, 2.0, 4.0], "x").shape
     torch.Size([3, 1])

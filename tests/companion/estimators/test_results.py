@@ -45,9 +45,9 @@ TRIALS = {
 
 @pytest.fixture
 def trials(project_copy):
-    path = project_copy / "data" / records.NAME
+    path = project_copy / "data" / records.FILE
     path.write_text(json.dumps(TRIALS))
-    paths.write_checksums({records.NAME: paths.sha256(path)})
+    paths.write_checksums({records.FILE: paths.sha256(path)})
     return records.load()
 
 

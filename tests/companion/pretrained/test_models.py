@@ -40,8 +40,8 @@ def perplexities(language, texts):
     batch = language.encode(texts, tokens=32)
     predicted = torch.log_softmax(language.model(**batch).logits[:, :-1], -1)
     surprise = -predicted.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-    told = batch["attention_mask"][:, 1:]
-    return ((surprise * told).sum(1) / told.sum(1)).exp().tolist()
+    shown = batch["attention_mask"][:, 1:]
+    return ((surprise * shown).sum(1) / shown.sum(1)).exp().tolist()
 
 
 @pytest.mark.data(fetch.SMOLLM2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from companion import __main__, adopt, paths
-from companion.data import reviews as reviews_module
+from companion.data import reviews as film_reviews
 from companion.data import splits, tokens
 from companion.data.splits import Examples
 from companion.jobs import perform, run_jobs, run_of
@@ -34,7 +34,7 @@ def project_with_data(project_copy, monkeypatch):
     images[labels == 1, 14:] += 120
     pictures = Examples(images, labels)
     reviews = [
-        reviews_module.Review(f"a {word} film, number {k}", k % 2, "imdb")
+        film_reviews.Review(f"a {word} film, number {k}", k % 2, "imdb")
         for k in range(60)
         for word in ("good", "bad")
     ]

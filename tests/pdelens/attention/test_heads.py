@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pdelens import Chain, Flow, Grid, compare, plots
-from pdelens.attention import heads as atlas
+from pdelens.attention import heads as head_measures
 from pdelens.attention.heads import Heads, Thresholds, against_causal_uniform, extremes, measure_heads
 from pdelens.attention.moments import attention_moments, displacement_kernel
 from pdelens.attention.positions import position_share
@@ -133,7 +133,7 @@ def test_bad_input_is_named():
     flow = Flow(attention=[softmax_maps(random(2, 1, 6, 6))])
     with pytest.raises(ValueError, match=r"but .* is wanted"):
         measure_heads(flow, Chain(7))
-    assert atlas.CLASSES[0] == "sink"
+    assert head_measures.CLASSES[0] == "sink"
 
 
 def test_shares_of_classes_sum_to_one_and_hold_their_intervals():
@@ -172,7 +172,7 @@ def test_headline_and_median_with_intervals():
     assert low < report.headline() < high
     with pytest.raises(ValueError, match="12 examples can't be averaged 5 by 5"):
         report.headline_interval(group=5)
-    median, (low, high) = atlas.median_head(torch.arange(7.0).expand(5, 2, 7))
+    median, (low, high) = head_measures.median_head(torch.arange(7.0).expand(5, 2, 7))
     assert median == low == high == 3
 
 

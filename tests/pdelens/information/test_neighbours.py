@@ -116,19 +116,10 @@ def test_chosen_ways_agree_with_the_plain_one_on_each_device(dims, dtype, device
 
 
 @pytest.mark.parametrize("guess", [0.0, 0.3, torch.inf])
-def test_bits_do_not_depend_on_the_guessed_radius(guess, small_blocks):
+def test_bits_do_not_depend_on_the_guessed_radius(guess, small_blocks, monkeypatch):
+    monkeypatch.setattr(_bits, "_reach", lambda *_: np.full(300, guess))
     points = gaussian(5)
-    columns = _bits.Columns(points.numpy())
-    distance, _ = _bits.nearest_in_boxes(columns, columns.values, 6, np.full(300, guess))
-    assert np.array_equal(distance[:, 1:], plain_nearest(points, 5).numpy())
-
-
-def test_permuted_and_joined_columns_need_no_sorting():
-    points, permutation = gaussian(3).numpy(), np.random.default_rng(0).permutation(300)
-    columns = _bits.Columns(points[:, :1]).joined(_bits.Columns(points[:, 1:]))
-    shuffled, fresh = columns.permuted(permutation), _bits.Columns(points[permutation])
-    assert np.array_equal(shuffled.values, fresh.values)
-    assert np.array_equal(shuffled.order, fresh.order)
+    assert torch.equal(neighbours.nearest(points, 5, method="bits")[0], plain_nearest(points, 5))
 
 
 def test_boxes_by_hand():

@@ -6,6 +6,7 @@ import torch
 from pdelens.information import critics, neural
 from pdelens.information import cross_fit as training
 from pdelens.information.gaussian import gaussian
+from pdelens.information.ksg import ksg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -182,7 +183,6 @@ def test_sliced_closed_form_in_the_plane():
 def test_sliced_is_the_plain_estimator_in_one_dimension():
     x, y = correlated(200)
     assert neural.sliced(x, y, slices=7, estimator=gaussian) == pytest.approx(gaussian(x, y), abs=1e-12)
-    ksg = pytest.importorskip("pdelens.information_neighbours").ksg
     assert neural.sliced(x, y, slices=3) == pytest.approx(ksg(x, y), abs=1e-9)
 
 

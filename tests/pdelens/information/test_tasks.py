@@ -168,11 +168,9 @@ def test_additive_and_two_modes_moments():
     assert float((x.square() * y.square()).mean()) == pytest.approx(1 + 2 * 0.81, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["wiggly", "half_cube", "normal_cdf", "asinh", "quantile"])
-def test_columnwise_maps_rise_everywhere(name):
-    maps = {"asinh": torch.asinh, "quantile": tasks.mixture_quantile(0.3, 0, 5)}
-    z = torch.linspace(-4, 4, 4001, dtype=torch.float64)[:, None]
-    assert (maps.get(name) or getattr(tasks, name))(z).diff(dim=0).min() > 0
+@pytest.mark.parametrize("rising", [tasks.wiggly, tasks.half_cube, tasks.mixture_quantile(0.3, 0, 5)])
+def test_columnwise_maps_rise_everywhere(rising):
+    assert rising(torch.linspace(-4, 4, 4001, dtype=torch.float64)[:, None]).diff(dim=0).min() > 0
 
 
 def test_mixture_quantile_inverts_the_mixture():
