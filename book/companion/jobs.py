@@ -157,9 +157,9 @@ def run_jobs(
 ) -> bool:
     """Do the jobs that are not whole; return whether all are, or say what is left where time was up.
 
-    `executor` is "processes" (`workers` of them; a CPU: one for each core, a GPU, which small jobs do not fill: eight)
-    or "slurm" (`settings` are submitit's). A job that fails does not stop the others: `RuntimeError` names all of
-    them at the end. A `DataError`, which all would meet, stops at once.
+    `executor` is "processes" (`workers` of them; a CPU: one for each core, a GPU, which small jobs do not fill:
+    eight) or "slurm" (`settings` are submitit's). A job that fails does not stop the others: `RuntimeError` names all
+    of them at the end. A `DataError`, which all would meet, stops at once.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"executor {executor!r} was given: choose from {', '.join(EXECUTORS)}.")

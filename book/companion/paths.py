@@ -57,8 +57,8 @@ def write_checksums(names: dict[str, str]) -> None:
 def data_file(name: str) -> Path:
     """Return the path of a committed data file after checking it against `data/SHA256SUMS`.
 
-    `name` is relative to `data/`. Raises `DataError` where the file is missing, not listed, or
-    other than listed. Costs one pass over the file.
+    `name` is relative to `data/`. Raises `DataError` where the file is missing, not listed, or other than listed.
+    Costs one pass over the file.
     """
     path = root() / "data" / name
     wanted = checksums().get(name)

@@ -1,9 +1,9 @@
 """Numbers: recorded once, quoted everywhere, compared when a chapter is replayed.
 
-A chapter opens with `start_chapter`, records every number that it shows, and closes with
-`finish_chapter`. A run writes `data/results/<chapter>.json`; under `PDELENS_REPLAY=1` nothing is
-written, and each value is compared with the committed one. Under `PDELENS_STEADY=1` (`make chapters`
-without `FORCE=1`) a run keeps the committed value where its own agrees with it.
+A chapter opens with `start_chapter`, records every number that it shows, and closes with `finish_chapter`. A run
+writes `data/results/<chapter>.json`; under `PDELENS_REPLAY=1` nothing is written, and each value is compared with the
+committed one. Under `PDELENS_STEADY=1` (`make chapters` without `FORCE=1`) a run keeps the committed value where its
+own agrees with it.
 """
 
 import json
@@ -58,9 +58,9 @@ _running: Chapter | None = None
 def start_chapter(name: str, *, device: str = "auto", seed: int = 0, scale: str = "book") -> Chapter:
     """Open a chapter: its records are `data/results/<name>.json`.
 
-    `device="auto"` takes a GPU where there is one. Seeds torch and NumPy, keeps the model hub out of
-    it and silences progress bars, whose text no replay could match. Raises `ValueError` for an
-    unknown scale or device and `RecordError` where a replay has nothing to compare with.
+    `device="auto"` takes a GPU where there is one. Seeds torch and NumPy, keeps the model hub out of it and silences
+    progress bars, whose text no replay could match. Raises `ValueError` for an unknown scale or device and
+    `RecordError` where a replay has nothing to compare with.
     """
     global _running
     if scale not in SCALES:
@@ -101,11 +101,10 @@ def record(
 ) -> Any:
     """Record a number (or text, or an array of numbers) under a key, and return what to show.
 
-    In a run, the value goes to the chapter's results, rounded to eight digits, and comes back so. In
-    a replay it is compared with the committed one: beyond `atol + rtol * |committed|` (texts: any
-    difference; `interval` likewise) it raises `RecordError` naming file, key and both values;
-    within, the committed value comes back, so that what is shown does not flicker. `kind="timing"`
-    is never compared. `seeds` says over how many seeds the interval runs.
+    In a run, the value goes to the chapter's results, rounded to eight digits, and comes back so. In a replay it is
+    compared with the committed one: beyond `atol + rtol * |committed|` (texts: any difference; `interval` likewise)
+    it raises `RecordError` naming file, key and both values; within, the committed value comes back, so that what is
+    shown does not flicker. `kind="timing"` is never compared. `seeds` says over how many seeds the interval runs.
     """
     chapter = _open_chapter("record")
     if kind not in KINDS:
@@ -295,9 +294,7 @@ def _machine(chapter: Chapter) -> dict[str, str]:
 def _footer(chapter: Chapter) -> str:
     machine = _machine(chapter)
     commit = subprocess.run(
-        ["git", "-C", str(root()), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
+        ["git", "-C", str(root()), "describe", "--always", "--dirty"], capture_output=True, text=True
     ).stdout.strip()
     seconds = time.perf_counter() - chapter.began
     return (

@@ -11,7 +11,7 @@ from .records import quote, record
 
 
 class SeedMean(NamedTuple):
-    """One measure of one rung over its seeds: mean, and Student's interval where there are two seeds or more."""
+    """One measure of one equation over its seeds: mean, and Student's interval where there are two seeds or more."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -37,7 +37,7 @@ class SeedMean(NamedTuple):
 
 
 def record_mean(key: str, seed_mean: SeedMean, unit: str = "1") -> str:
-    """Record a standing in the open chapter, where there is one, and return it as a table shows it."""
+    """Record a mean over seeds in the open chapter, where there is one, and return it as a table shows it."""
     if np.isfinite(seed_mean.mean):
         seeds = len(seed_mean.seeds)
         record(key, seed_mean.mean, unit=unit, interval=seed_mean.interval, seeds=seeds, atol=0, rtol=1e-6)
@@ -45,7 +45,7 @@ def record_mean(key: str, seed_mean: SeedMean, unit: str = "1") -> str:
 
 
 def quote_mean(key: str, seed_mean: SeedMean, unit: str = "1") -> SeedMean:
-    """Record a standing in the open chapter, and as `<key>.text` the words that prose quotes of it; return it."""
+    """Record a mean over seeds in the open chapter, and as `<key>.text` what prose quotes of it; return it."""
     words = record_mean(key, seed_mean, unit)
     if seed_mean.interval is None and words != "–":
         words += " (one seed)"

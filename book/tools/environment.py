@@ -69,15 +69,7 @@ def run_pip(command, log):
 
 
 def install(python, packages, log, torch_index):
-    command = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--progress-bar",
-        "off",
-        "--disable-pip-version-check",
-    ]
+    command = [python, "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
     steps = [packages]
     if torch_index:
         # torch first, from the index that was asked for; the rest then finds it installed.

@@ -1,7 +1,7 @@
 """Transformers as PDEs, measured.
 
-Everything that moves through depth is a `Flow`: a Transformer gives one through `capture`, a PDE
-gives one through its integrator, and every measure takes Flows.
+Everything that moves through depth is a `Flow`: a Transformer gives one through `capture`, a PDE gives one through
+its integrator, and every measure takes Flows.
 """
 
 from .agreement.report import Report, compare, skill
@@ -9,21 +9,17 @@ from .attention.call import CaptureError
 from .attention.capture import capture, flow_of
 from .attention.heads import Heads, measure_heads
 from .attention.pairs import attention_cosine, attention_divergence
-from .attention.statistics import (
-    AttentionStatistics,
-    attend_with_statistics,
-    attention_statistics,
-    statistics_of,
-)
+from .attention.statistics import AttentionStatistics, attend_with_statistics, attention_statistics, statistics_of
 from .attention.substitute import substitute_attention
 from .flow import Flow
 from .information.checks import check_estimator
 from .information.estimate import Estimate, mutual_information
 from .lattice import Chain, Grid, gradient, laplacian
 from .pde.equation import PDE, TransformerPDE
-from .pde.fit import Fit, FitError, Plan, fit
+from .pde.fit import Fit, FitError, fit
 from .pde.integrate import DivergenceError, integrate
 from .pde.parity import equation_of
+from .pde.plan import Plan
 from .pde.stability import StepError
 from .sensitivity.jacobian import FieldJacobian
 from .sensitivity.spectrum import spectrum

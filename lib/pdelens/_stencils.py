@@ -1,8 +1,8 @@
 """The second difference along one axis of a large tensor, at nearly the cost of copying it.
 
-The plain formula reads and writes the tensor several times. Here blocks that stay in the cache are
-finished one after another. The operator is symmetric for every boundary offered (`zero` reads zeros
-beyond the ends), so its own transpose is its gradient.
+The plain formula reads and writes the tensor several times. Here blocks that stay in the cache are finished one after
+another. The operator is symmetric for every boundary offered (`zero` reads zeros beyond the ends), so its own
+transpose is its gradient.
 """
 
 from typing import Any

@@ -28,8 +28,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return a percentile bootstrap interval, resampling examples (the first axis of `values`).
 
-    `statistic` maps resampled `values` to a number (default: the mean). It speaks of other examples
-    from the same source under the same model, not of other seeds; pages say which.
+    `statistic` maps resampled `values` to a number (default: the mean). It speaks of other examples from the same
+    source under the same model, not of other seeds; pages say which.
 
     >>> low, high = bootstrap_interval(np.arange(100.0))
     >>> low < 49.5 < high

@@ -1,7 +1,7 @@
 """Where tokens live: chains and grids with exact boundaries, and the differences taken on them.
 
-Unit spacing throughout: diffusivities are in squared lattice units, velocities in lattice units per
-unit of depth-time. Boundaries are imposed by the stencil itself, not by a penalty:
+Unit spacing throughout: diffusivities are in squared lattice units, velocities in lattice units per unit of
+depth-time. Boundaries are imposed by the stencil itself, not by a penalty:
 
 - `periodic`: the ends are neighbours;
 - `neumann`: no flux, by cell-centred reflection (modes `cos(pi k (i + 1/2) / n)`, eigenvalues
@@ -190,10 +190,10 @@ def advection(
 ) -> Tensor:
     """`v . grad u` of a state (..., tokens, width); `velocity` is (dims, width) or broadcasts to it.
 
-    In `du/dt = v . grad u`, v = -1 carries content forward by one token per unit of depth-time.
-    `upwind` reads the side that content comes from (first order, monotone for `sum |v| dt <= 1`, with
-    numerical diffusivity |v| / 2); `central` is second order and needs diffusion beside it. On a
-    causal chain only upwind with v <= 0 is allowed. `mask` as in `gradient`.
+    In `du/dt = v . grad u`, v = -1 carries content forward by one token per unit of depth-time. `upwind` reads the
+    side that content comes from (first order, monotone for `sum |v| dt <= 1`, with numerical diffusivity |v| / 2);
+    `central` is second order and needs diffusion beside it. On a causal chain only upwind with v <= 0 is allowed.
+    `mask` as in `gradient`.
     """
     velocity = torch.as_tensor(velocity, dtype=u.dtype, device=u.device)
     velocity = velocity.expand(lattice.dims, u.shape[-1]) if velocity.ndim < 2 else velocity
@@ -217,8 +217,8 @@ def advection(
 def eigensystem(lattice: Lattice, order: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Return eigenvalues, eigenvectors and their inverse of the Laplacian's matrix, in float64.
 
-    Dense: O(places^3) once, O(places^2) an application. Real for every boundary here (the pinned
-    rows of `dirichlet` make the matrix non-symmetric, not its eigenvalues complex).
+    Dense: O(places^3) once, O(places^2) an application. Real for every boundary here (the pinned rows of `dirichlet`
+    make the matrix non-symmetric, not its eigenvalues complex).
     """
     _refuse_causal(lattice)
     places = Lattice(lattice.shape, lattice.boundary)

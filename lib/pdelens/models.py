@@ -1,9 +1,9 @@
 """The small teachers, written to be read.
 
-All teachers are one architecture: an embedding, Transformer blocks, a final norm and a linear head.
-Pictures are cut into patches and read out by the mean over tokens; texts are looked up in a table and
-read out likewise (classifier) or token by token (causal language model). Four switches make the
-variants: activation, normalisation, its placement, and whether a token may see those after it.
+All teachers are one architecture: an embedding, Transformer blocks, a final norm and a linear head. Pictures are cut
+into patches and read out by the mean over tokens; texts are looked up in a table and read out likewise (classifier)
+or token by token (causal language model). Four switches make the variants: activation, normalisation, its placement,
+and whether a token may see those after it.
 """
 
 from collections.abc import Callable
@@ -52,8 +52,8 @@ PLACEMENTS = ("pre", "post")
 class Configuration:
     """What fixes a small Transformer; `vocabulary=0` means pictures, else texts.
 
-    `activation` is one of `ACTIVATIONS`, `norm` of `NORMS`; `placement="pre"` norms what enters attention
-    and feed-forward part, "post" the sum that leaves them (and then there is no final norm).
+    `activation` is one of `ACTIVATIONS`, `norm` of `NORMS`; `placement="pre"` norms what enters attention and
+    feed-forward part, "post" the sum that leaves them (and then there is no final norm).
     """
 
     width: int = 64
@@ -106,8 +106,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-    The mixing of values goes through the attribute `attend`, so that `pdelens.capture` can read it
-    and `pdelens.substitute_attention` can replace it. Any module with this attribute is captured.
+    The mixing of values goes through the attribute `attend`, so that `pdelens.capture` can read it and
+    `pdelens.substitute_attention` can replace it. Any module with this attribute is captured.
     """
 
     def __init__(self, width: int, heads: int):
@@ -145,9 +145,7 @@ class Block(nn.Module):
         self.attention = Attention(width, configuration.heads)
         self.norm_mlp = NORMS[configuration.norm](width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            ACTIVATIONS[configuration.activation](),
-            nn.Linear(4 * width, width),
+            nn.Linear(width, 4 * width), ACTIVATIONS[configuration.activation](), nn.Linear(4 * width, width)
         )
 
     def forward(self, u: Tensor, mask: Tensor | None) -> Tensor:
@@ -180,9 +178,9 @@ class Patches(nn.Module):
 class Transformer(nn.Module):
     """A small Transformer for pictures or texts.
 
-    Called with uint8 pictures `(batch, side, side)` or token numbers `(batch, tokens)`, and for
-    texts a `mask` `(batch, tokens)` that is True at real tokens. Returns logits `(batch, outputs)`,
-    or `(batch, tokens, outputs)` where causal.
+    Called with uint8 pictures `(batch, side, side)` or token numbers `(batch, tokens)`, and for texts a `mask`
+    `(batch, tokens)` that is True at real tokens. Returns logits `(batch, outputs)`, or `(batch, tokens, outputs)`
+    where causal.
 
     >>> model = Transformer(Configuration(layers=2), seed=0)
     >>> model(torch.zeros(3, 28, 28, dtype=torch.uint8)).shape

@@ -28,10 +28,10 @@ def poster(
 ) -> Figure:
     """Draw every head of a model as a small picture in a frame coloured by its class.
 
-    `tiles` (layers, heads, side, side): a mean map, or mean attention by displacement; each is shown by
-    the square root of its values over its own 99.5th percentile. `classes` (layers, heads) of
-    `heads.CLASSES`. Layers run down, heads across; `blocks` puts that many runs of layers side by side.
-    One picture is composed from all (hundreds of axes would take minutes), pixel by pixel as it is shown.
+    `tiles` (layers, heads, side, side): a mean map, or mean attention by displacement; each is shown by the square
+    root of its values over its own 99.5th percentile. `classes` (layers, heads) of `heads.CLASSES`. Layers run down,
+    heads across; `blocks` puts that many runs of layers side by side. One picture is composed from all (hundreds of
+    axes would take minutes), pixel by pixel as it is shown.
 
     >>> figure = poster(np.random.rand(4, 2, 8, 8), np.full((4, 2), "sink"), "A model", "four layers", blocks=2)
     >>> plt.close(figure)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
-from companion import chapters, records
+import pdelens
+from companion import chapters, records, sphinx_api
 from companion.claims.register import register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +134,36 @@ def test_readme_says_what_was_recorded():
     assert "{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)) in readme
     best = [known[f"atlas.{model}.null.mean-map"]["value"] for model in models]
     assert "0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best) in readme
+
+
+def test_the_api_page_has_every_public_name_once():
+    listed = re.findall(
+        r"^(\w+)$", "\n".join(re.findall(r"```\{api\}\n(.*?)```", (ROOT / "book/api.md").read_text(), re.DOTALL)), re.M
+    )
+    assert sorted(listed) == sorted(pdelens.__all__)
+    for name in pdelens.__all__:
+        text = sphinx_api.entry(name, getattr(pdelens, name))
+        assert f"pdelens.{name}" in text and "```python\n>>>" in text, name
+    assert "Float[Tensor" in sphinx_api.entry("laplacian", pdelens.laplacian), "shapes are shown"
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+def test_what_the_pages_show_of_the_library_runs(page):
+    """Every line of Python on the page, on a small Transformer."""
+    from pdelens.models import Configuration, Transformer
+
+    text = (ROOT / page).read_text()
+    model = Transformer(Configuration(vocabulary=50, length=16, layers=2, outputs=2))
+    tokens = torch.randint(1, 50, (8, 16), generator=torch.Generator().manual_seed(0))
+    reference, calibration = (pdelens.flow_of(model, {"inputs": tokens[part]}) for part in (slice(4), slice(4, 8)))
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(1))
+    known = {"model": model, "inputs": {"inputs": tokens[:4]}, "reference": reference, "calibration": calibration}
+    known |= {"x": x, "y": x + torch.randn(200, 2, generator=torch.Generator().manual_seed(2))}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block.replace("Chain(4096)", "Chain(16)"), page, "exec"), known)
+    assert 0.99 < known["report"].headline() <= 1.00001
 
 
 def test_every_record_that_a_claim_reads_is_there():

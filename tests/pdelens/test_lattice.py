@@ -5,15 +5,7 @@ import torch
 from scipy import ndimage
 
 from companion.theory.problems import fitted_order
-from pdelens.lattice import (
-    Chain,
-    Grid,
-    Lattice,
-    advection,
-    eigensystem,
-    gradient,
-    laplacian,
-)
+from pdelens.lattice import Chain, Grid, Lattice, advection, eigensystem, gradient, laplacian
 
 BOUNDARIES = ("periodic", "neumann", "dirichlet")
 LATTICES = [

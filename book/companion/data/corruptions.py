@@ -1,8 +1,8 @@
 """Inputs off the distribution that a surrogate was calibrated on: corrupted, shuffled, or of another kind.
 
-`SHIFTS` names them all, each a function (inputs, seed) -> inputs of the same shape and type. Pictures
-are uint8 (examples, side, side), texts token numbers (examples, length) with padding 0 at the end.
-Randomness comes from the seed alone: the same example is disturbed alike at every severity.
+`SHIFTS` names them all, each a function (inputs, seed) -> inputs of the same shape and type. Pictures are uint8
+(examples, side, side), texts token numbers (examples, length) with padding 0 at the end. Randomness comes from the
+seed alone: the same example is disturbed alike at every severity.
 """
 
 import math
@@ -27,8 +27,8 @@ KINDS = ("image", "text")
 class Corruption:
     """A named change of inputs, called as `shift(inputs, seed)`.
 
-    `kind` is "image" or "text"; `severity` is in `unit` (None where there is only one), `level` its
-    place from 1 to 5 in the register. Raises `ValueError` where inputs are not of its kind.
+    `kind` is "image" or "text"; `severity` is in `unit` (None where there is only one), `level` its place from 1 to 5
+    in the register. Raises `ValueError` where inputs are not of its kind.
     """
 
     name: str
@@ -143,8 +143,8 @@ def pure_noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
 def photograph_crops(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Return as many random squares of the sixteen committed photographs, in grey, averaged down to the same side.
 
-    A square's side is a quarter to the whole of its photograph's shorter side. Squares of one
-    photograph are not independent: for an interval count sixteen, not the examples. About 0.2 s for 1,000.
+    A square's side is a quarter to the whole of its photograph's shorter side. Squares of one photograph are not
+    independent: for an interval count sixteen, not the examples. About 0.2 s for 1,000.
     """
     import numpy as np
     from PIL import Image
@@ -186,9 +186,9 @@ def shuffled_pieces(tokens: Tensor, generator: torch.Generator) -> Tensor:
 def other_texts(tokens: Tensor, generator: torch.Generator) -> Tensor:
     """Return committed windows of the Brown corpus, each cut to the length of the text it stands for.
 
-    Each begins with a sentence and runs on, so that length is no part of the shift; none is of a review.
-    There are 512 (`brown.windows`), in random order; more texts than that get them again, so for an
-    interval count at most 512. Raises `ValueError` where a text is longer than a window.
+    Each begins with a sentence and runs on, so that length is no part of the shift; none is of a review. There are
+    512 (`brown.windows`), in random order; more texts than that get them again, so for an interval count at most 512.
+    Raises `ValueError` where a text is longer than a window.
     """
     windows = brown.windows().tokens
     count, length = tokens.shape

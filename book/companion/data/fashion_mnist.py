@@ -33,8 +33,8 @@ def fashion_mnist_subset(split: str) -> Pictures:
 def fashion_mnist(train: bool) -> Pictures:
     """Return all of Fashion-MNIST: 60,000 training or 10,000 test pictures (Xiao et al. 2017, MIT).
 
-    Read through torchvision from the cache; fetched once (31 MB) by torchvision where the internet
-    is open, else from the Debian package, unpacked without root.
+    Read through torchvision from the cache; fetched once (31 MB) by torchvision where the internet is open, else from
+    the Debian package, unpacked without root.
     """
     from torchvision.datasets import FashionMNIST
 

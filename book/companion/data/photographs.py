@@ -25,9 +25,9 @@ class Photograph(NamedTuple):
 def load(split: str) -> list[Photograph]:
     """Return the eight photographs of `calibration` or of `heldout`, shorter sides 300 to 448 pixels.
 
-    Authors and licences (public domain, CC0, CC BY) are listed in `data/README.md`. Sixteen
-    photographs are few: what is measured on them is shown to hold for them. Raises `DataError` where
-    a file is missing or changed. About 0.1 s; needs no download.
+    Authors and licences (public domain, CC0, CC BY) are listed in `data/README.md`. Sixteen photographs are few: what
+    is measured on them is shown to hold for them. Raises `DataError` where a file is missing or changed. About 0.1 s;
+    needs no download.
     """
     from PIL import Image
 
@@ -43,8 +43,8 @@ def load(split: str) -> list[Photograph]:
 def halves(photograph: Photograph) -> tuple[Photograph, Photograph]:
     """Return two squares that share no pixel: the middles of the longer side's two halves.
 
-    Squares of one photograph are not independent examples: keep them on one side of any split, and
-    count photographs, not squares, for an interval.
+    Squares of one photograph are not independent examples: keep them on one side of any split, and count photographs,
+    not squares, for an interval.
 
     >>> wide = Photograph("wide", np.zeros((400, 600, 3), np.uint8))
     >>> [(part.name, part.image.shape) for part in halves(wide)]
@@ -65,8 +65,8 @@ def halves(photograph: Photograph) -> tuple[Photograph, Photograph]:
 def write_photograph(source: Path, target: Path) -> None:
     """Write a photograph as it is committed: shorter side at most 448 pixels, JPEG without chroma subsampling.
 
-    Without subsampling every decoder gives the same pixels, up to rounding. Nothing of the camera's
-    notes (EXIF) is kept.
+    Without subsampling every decoder gives the same pixels, up to rounding. Nothing of the camera's notes (EXIF) is
+    kept.
     """
     from PIL import Image, ImageOps
 

@@ -41,8 +41,8 @@ def clean(text: str) -> str:
 def split_of(text: str) -> str:
     """Return the split that a review belongs to: a tenth each is for validation and test.
 
-    It is decided by a digest of the text alone, so it needs no seed or order, and a text that is there
-    twice is in one split.
+    It is decided by a digest of the text alone, so it needs no seed or order, and a text that is there twice is in
+    one split.
 
     >>> split_of("A wonderful<br />film") == split_of("a wonderful  film")
     True

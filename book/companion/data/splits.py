@@ -40,8 +40,8 @@ class Splits(NamedTuple):
 def load_splits(kind: str, length: int, folder: Path) -> Splits:
     """Return the sets of a kind, "image" or "text"; texts in windows of `length` tokens, coded as `folder` says.
 
-    Pictures are tested on all 10,000 (`test`) and on the committed ones among them (`heldout`), texts on the test
-    and validation windows.
+    Pictures are tested on all 10,000 (`test`) and on the committed ones among them (`heldout`), texts on the test and
+    validation windows.
     """
     if kind == "image":
         subset = Examples(*fashion_mnist_subset("heldout"))

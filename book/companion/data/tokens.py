@@ -25,8 +25,8 @@ PAD, MASK = 0, 1
 class Windows(NamedTuple):
     """Windows of reviews, in the order of the reviews.
 
-    `tokens` (windows, length) int64, `PAD` after a text's end; `labels` (windows,) int64, 1 is positive;
-    `reviews` (windows,) the review's number in `movie_reviews()`; `sources` (windows,) index into `SOURCES`.
+    `tokens` (windows, length) int64, `PAD` after a text's end; `labels` (windows,) int64, 1 is positive; `reviews`
+    (windows,) the review's number in `movie_reviews()`; `sources` (windows,) index into `SOURCES`.
     """
 
     tokens: Tensor
@@ -110,10 +110,10 @@ def cut(
 def windows(split: str, length: int = LENGTH, limit: int = WINDOWS_PER_REVIEW, coder: Any = None) -> Windows:
     """Return the windows of a split's reviews, both sources; at most `limit`, the first ones, of each review.
 
-    A single sentence gives one window (two where it is very long), a long review up to `limit`. No two
-    splits hold windows of one review. `coder` is the committed tokeniser unless given; the windows that it
-    cuts are kept in the cache until reviews, tokeniser or this module change. Raises `DataError` where the
-    reviews can't be had. About 10 s for the training split, 2 s for another, and 0.1 s from the cache.
+    A single sentence gives one window (two where it is very long), a long review up to `limit`. No two splits hold
+    windows of one review. `coder` is the committed tokeniser unless given; the windows that it cuts are kept in the
+    cache until reviews, tokeniser or this module change. Raises `DataError` where the reviews can't be had. About 10
+    s for the training split, 2 s for another, and 0.1 s from the cache.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} was given: choose from {', '.join(SPLITS)}.")

@@ -1,4 +1,4 @@
-"""What the trials of the estimators found (`information_trials`), as the arrays that figures and tables show."""
+"""What the trials of the estimators found (`make trials`), as the arrays that figures and tables show."""
 
 import json
 from collections.abc import Sequence
@@ -125,8 +125,8 @@ class Covered(NamedTuple):
 
 
 def covered(trials: dict[str, Any], kind: str = "all") -> Covered:
-    """Return what `auto` achieved on all tasks, on the "elliptical" ones, on the "other" ones, or on one by name;
-    or on those "unseen", which are outside the catalogue that it was built with.
+    """Return what `auto` achieved on all tasks, on the "elliptical" ones, on the "other" ones, or on one by name; or
+    on those "unseen", which are outside the catalogue that it was built with.
     """
     rows = trials["results"]["unseen" if kind == "unseen" else "auto"]
     if kind in ("elliptical", "other"):

@@ -75,9 +75,11 @@ def grouped_boxes(axes: Axes, samples: dict[tuple[int, float], np.ndarray], grou
     rows = [(groups.index(g), f"{label}{m:g}", value) for (g, m), values in samples.items() for value in values]
     x, hue, y = (np.array(column) for column in zip(*rows, strict=True))
     order = [f"{label}{m:g}" for m in members]
-    sns.boxplot(x=x, y=y, hue=hue, hue_order=order, whis=(0, 100), linewidth=0.9, legend=False, ax=axes)
+    sns.boxplot(x=x, y=y, hue=hue, hue_order=order, whis=(0, 100), linewidth=0.9, ax=axes)
     axes.set_xticks(range(len(groups)), [str(g) for g in groups])
     axes.set_xlabel(group)
+    if (legend := axes.get_legend()) is not None:  # its handles stay, for `legend` to show where it likes
+        legend.remove()
 
 
 def strips(axes: Axes, samples: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ TOP = 1.03  # where the panels end: a perfect agreement has its marker
 
 
 class Curve(NamedTuple):
-    """A measure by way of stepping (`judgement.WAYS`): mean over seeds, and the ends of its 95 % interval.
+    """A measure by way of stepping (`evaluate.RESOLUTIONS`): mean over seeds, and the ends of its 95 % interval.
 
     nan where a solution diverged; the ends are nan too where there is one seed.
     """
@@ -25,7 +25,7 @@ class Curve(NamedTuple):
 
 
 def curve(teacher: str, family: str, measure: str = "cosine") -> Curve:
-    """Return a rung's refinement curve over its seeds, from the records; all nan where there is no such rung."""
+    """Return an equation's refinement curve over its seeds, all nan where there is no such one."""
     found = [seed_mean(teacher, family, measure, resolution) for resolution in RESOLUTIONS]
     ends = [one.interval or (np.nan, np.nan) for one in found]
     return Curve(np.array([one.mean for one in found]), *np.array(ends, dtype=float).T)
@@ -41,8 +41,8 @@ def alone(values: Sequence[float]) -> Curve:
 def draw(axes: Axes, curves: Mapping[str, tuple[Curve, Mapping]], floor: float = 0.0) -> None:
     """Draw named curves, each with its line's style, over the sub-steps; intervals as bars, joined by bands.
 
-    What lies below `floor` is drawn there as a triangle, so that one field's ruin does not flatten the others.
-    Nor does it hide them: an interval that is wider than the panel, or of a mean below it, is not drawn.
+    What lies below `floor` is drawn there as a triangle, so that one field's ruin does not flatten the others. Nor
+    does it hide them: an interval that is wider than the panel, or of a mean below it, is not drawn.
     """
     places = np.arange(len(LABELS))
     for name, (found, style) in curves.items():

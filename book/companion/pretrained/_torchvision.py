@@ -1,10 +1,10 @@
 """Lets a CUDA-built torchvision be imported beside a CPU-only torch.
 
-On package indices the torchvision wheel is built for CUDA. Beside a CPU-only torch its compiled
-library can't be loaded, and then `import torchvision` fails with *operator torchvision::nms does
-not exist*, and with it every import from transformers that looks for torchvision. Only the two
-operators' declarations are missing for the import to work; they are declared here. The compiled
-operators themselves (non-maximum suppression, RoI pooling) still raise torchvision's own error.
+On package indices the torchvision wheel is built for CUDA. Beside a CPU-only torch its compiled library can't be
+loaded, and then `import torchvision` fails with *operator torchvision::nms does not exist*, and with it every import
+from transformers that looks for torchvision. Only the two operators' declarations are missing for the import to work;
+they are declared here. The compiled operators themselves (non-maximum suppression, RoI pooling) still raise
+torchvision's own error.
 """
 
 from importlib.util import find_spec

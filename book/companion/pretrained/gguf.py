@@ -96,9 +96,9 @@ def _rotary_rows(weight: Tensor, heads: int) -> Tensor:
 def tokenizer_of(metadata: Metadata) -> Any:
     """Return the file's byte-level BPE as a `tokenizers.Tokenizer`.
 
-    Numerals stand alone before pieces are merged, as the file asks (`tokenizer.ggml.pre` = smollm);
-    transformers' conversion of the same file leaves that out, which alters 13 of the 33,530 movie
-    reviews (those with a fraction such as ½).
+    Numerals stand alone before pieces are merged, as the file asks (`tokenizer.ggml.pre` = smollm); transformers'
+    conversion of the same file leaves that out, which alters 13 of the 33,530 movie reviews (those with a fraction
+    such as ½).
     """
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE

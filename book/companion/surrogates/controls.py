@@ -11,8 +11,9 @@ from pdelens.flow import Flow
 from pdelens.lattice import Grid
 from pdelens.pde.checkpoints import forget, generator_for
 from pdelens.pde.equation import PDE, TransformerPDE
-from pdelens.pde.fit import Plan, fit
+from pdelens.pde.fit import fit
 from pdelens.pde.integrate import integrate
+from pdelens.pde.plan import Plan
 
 from ..jobs import Job, Run, provenance
 from .evaluate import RESOLUTIONS
@@ -38,7 +39,7 @@ def teachers() -> dict[str, SyntheticTeacher]:
 
 
 def plan_of(scale: str) -> Plan:
-    """Return how the checks of a scale calibrate: as rungs do, for longer."""
+    """Return how the checks of a scale calibrate: as equations do, for longer."""
     return replace(PLAN, steps=STEPS[scale], validate_every=max(1, STEPS[scale] // 15))
 
 

@@ -14,9 +14,9 @@ from .narrow import NarrowPDE
 def flops(pde: PDE, tokens: int) -> int:
     """Return the floating-point operations of one right-hand side on one example.
 
-    Counted as `models.Configuration.flops` does, two for each product with its addition: matrices and stencils
-    alone. Norms, softmax, activations and biases are left out, and so are coefficients that a whole batch
-    shares. For n tokens, width w, hidden width h, a lattice of d dimensions:
+    Counted as `models.Configuration.flops` does, two for each product with its addition: matrices and stencils alone.
+    Norms, softmax, activations and biases are left out, and so are coefficients that a whole batch shares. For n
+    tokens, width w, hidden width h, a lattice of d dimensions:
 
         attention    2 n (4 w^2 + 2 n w)        reaction     2 n (2 w h)
         diffusion    2 n w (2 d + 1)            advection    2 n w (d + 1), both directions of upwind
@@ -24,7 +24,7 @@ def flops(pde: PDE, tokens: int) -> int:
     Order-4 diffusion takes 4 d + 1 places. One step of Lie's splitting takes as many: each term once.
 
     >>> from pdelens.lattice import Grid
-    >>> from pdelens.pde import TransformerPDE
+    >>> from pdelens.pde.equation import TransformerPDE
     >>> flops(TransformerPDE(64, 4, Grid(7, 7)), 49)
     5462912
     """
@@ -44,8 +44,8 @@ def solve_flops(pde: PDE, tokens: int, sides: int) -> int:
 def adaptive(pde: PDE, u0: Tensor, mask: Tensor | None = None, tolerance: float = 1e-6) -> tuple[Flow, int]:
     """Return the adaptive solution (dopri5) on a batch of embeddings, and how many right-hand sides it took.
 
-    One step size serves the whole batch: a batch takes what its hardest example needs. Raises
-    `DivergenceError` where there is no solution.
+    One step size serves the whole batch: a batch takes what its hardest example needs. Raises `DivergenceError` where
+    there is no solution.
     """
     count, total = 0, pde.total
 

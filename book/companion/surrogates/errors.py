@@ -31,11 +31,11 @@ class NonAffinity(NamedTuple):
 def non_affinity(reference: Flow, calibration: Flow, neighbours: bool = False) -> NonAffinity:
     """Return what the best affine map of each layer leaves: `1 - R2` of its prediction, held out.
 
-    The map takes the teacher's true state before the layer; one matrix a layer, the same for all tokens, fitted
-    by least squares on `calibration`. With `neighbours` it may also use, for every head, the states of all tokens
+    The map takes the teacher's true state before the layer; one matrix a layer, the same for all tokens, fitted by
+    least squares on `calibration`. With `neighbours` it may also use, for every head, the states of all tokens
     averaged by that head's mean map (`nulls.mean_map`): still linear, no longer local. Variances are about the
-    calibration split's mean per depth, token and channel. About 0.3 s for 256 examples of 49 tokens, width 64;
-    with neighbours five times as much.
+    calibration split's mean per depth, token and channel. About 0.3 s for 256 examples of 49 tokens, width 64; with
+    neighbours five times as much.
     """
     fitted, given = (_inputs(flow, calibration, neighbours) for flow in (calibration, reference))
     guesses = [reference.states[0]]
@@ -89,8 +89,8 @@ def by_example(flow: Flow, reference: Flow, calibration: Flow) -> dict[str, np.n
 class LinearSplit(NamedTuple):
     """How a Flow's error divides, layer by layer, each (layers,).
 
-    `unmet`: error over the teacher's variance, channels standardised, `1 - R2`; `linear`: share of the
-    teacher's variance that an affine map of its own state before the layer predicts; `error`: that of the error.
+    `unmet`: error over the teacher's variance, channels standardised, `1 - R2`; `linear`: share of the teacher's
+    variance that an affine map of its own state before the layer predicts; `error`: that of the error.
     """
 
     unmet: np.ndarray
@@ -115,8 +115,8 @@ def linear_split(flow: Flow, reference: Flow, calibration: Flow, folds: int = 8)
     is fitted on all `folds` of the examples but one and judged on that one, in turn, so that no share is bought by
     the number of coefficients; a share below 0 counts as 0. Tokens of one example resemble each other: count
     examples, not tokens, and give more of them than channels (`affine, one step` of `nulls.state_nulls` should miss
-    all of the rest; with too few it seems to miss less). Everything is about the calibration split's mean per
-    token and channel. Meant for a `local_flow`: then the error is the layer's own.
+    all of the rest; with too few it seems to miss less). Everything is about the calibration split's mean per token
+    and channel. Meant for a `local_flow`: then the error is the layer's own.
     """
     means = mean_states(calibration)
     fold = torch.arange(reference.examples) % folds

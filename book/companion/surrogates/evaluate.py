@@ -36,12 +36,12 @@ def evaluate(
     resolutions: Mapping[str, Mapping[str, Any]] = RESOLUTIONS,
     labels: Tensor | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return, for every way of stepping, how an equation's solution agrees with its subject on held-out examples.
+    """Return, for every way of stepping, how an equation's solution agrees with its teacher on held-out examples.
 
-    `reference` and `calibration` are the subject's Flows (`Subject.of`). By way: `cosine` and `centred cosine`
+    `reference` and `calibration` are the teacher's Flows (`Teacher.of`). By way: `cosine` and `centred cosine`
     (layers, heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the
-    *subject's own* heads read off the equation's states, for equations without attention too), `r2`, `r2, worst
-    decile`, `cka` (depths from 1), `classes` (share of examples given the subject's class by its own head) and, with
+    *teacher's own* heads read off the equation's states, for equations without attention too), `r2`, `r2, worst
+    decile`, `cka` (depths from 1), `classes` (share of examples given the teacher's class by its own head) and, with
     `labels`, `accuracy`. A solution that diverges gives `{"diverged": message}`.
     """
     found = {}
@@ -63,7 +63,7 @@ def rolled_out(pde: PDE, reference: Flow, **how: Any) -> Flow:
 def evaluate_flow(
     flow: Flow, teacher: Teacher, reference: Flow, calibration: Flow, labels: Tensor | None = None
 ) -> dict[str, Any]:
-    """Return the agreement of one Flow; see `judge`."""
+    """Return the agreement of one Flow; see `evaluate`."""
     found: dict[str, Any] = {}
     if flow.attention:
         report = compare(flow, reference, calibration=calibration, measures=MEASURES)
@@ -83,7 +83,7 @@ def evaluate_flow(
 
 @torch.no_grad()
 def read_maps(teacher: Teacher, flow: Flow) -> tuple[Tensor, ...]:
-    """Return the attention that the subject's own heads would have at a Flow's states, in its aligned order."""
+    """Return the attention that the teacher's own heads would have at a Flow's states, in its aligned order."""
     mask = flow.padding
     model = teacher.model
     maps: list[Tensor] = []
@@ -105,7 +105,7 @@ def read_maps(teacher: Teacher, flow: Flow) -> tuple[Tensor, ...]:
 def nulls_of(
     teacher: Teacher, reference: Flow, calibration: Flow, twin: Flow | None = None, others: Sequence[Flow] = ()
 ) -> dict[str, Any]:
-    """Return what stands beside every equation calibrated to a subject.
+    """Return what stands beside every equation calibrated to a teacher.
 
     `attention` by null (uniform, mean map, other input, shuffled layers, untrained twin): cosine per (layers, heads);
     `states` by null: R2 per depth; `ceiling`: the same of another seed's teacher (`others`: its calibration and
@@ -134,7 +134,7 @@ def evaluate_state_nulls(
 ) -> dict[str, dict[str, Any]]:
     """Return how predictors of states that are no equation agree, measured as an equation without attention is.
 
-    By name: the identity and the affine maps, both rolled out, and the mean state; see `judge` for the measures.
+    By name: the identity and the affine maps, both rolled out, and the mean state; see `evaluate` for the measures.
     """
     known = state_nulls(reference, calibration)
     return {
@@ -154,8 +154,8 @@ def followed(flow: Flow, changed: Flow, unchanged: Flow, calibration: Flow) -> d
 
     `changed` and `unchanged` are the teacher's Flows on the same examples; `calibration` is of unchanged ones.
     `moved`: squared distance of the teacher's last states over their variance on unchanged inputs (about 2 where they
-    have nothing to do with each other). `cosine`, and the same of two nulls: `mean map` of the calibration
-    examples, `unchanged map` of the very example. `missed`: 1 - R2 of the changed states, worst depth.
+    have nothing to do with each other). `cosine`, and the same of two nulls: `mean map` of the calibration examples,
+    `unchanged map` of the very example. `missed`: 1 - R2 of the changed states, worst depth.
     """
     nulls = {"mean map": mean_map(calibration, changed), "unchanged map": unchanged.attention}
     report = compare(flow, changed, nulls, measures=["cosine"])

@@ -14,7 +14,7 @@ from .specs import Spec, specs_of
 
 
 def save(pde: PDE, path: Path, spec: Spec, made: dict[str, Any]) -> None:
-    """Write a rung's weights in half precision, whole or not at all."""
+    """Write an equation's weights in half precision, whole or not at all."""
     weights = {name: value.half() for name, value in pde.state_dict().items()}
     write_tensors(path, weights, {"rung": {"name": spec.name}, "made": made})
 
@@ -33,7 +33,7 @@ def load(name: str, run: Run | None = None) -> tuple[PDE, dict[str, Any]]:
 
 
 def spec_named(name: str, scale: str = "book") -> Spec:
-    """Return one rung by its name."""
+    """Return one equation by its name."""
     for spec in specs_of(scale):
         if spec.name == name:
             return spec

@@ -1,7 +1,7 @@
 """The narrow network: what as many parameters do when layers are not shared but narrower.
 
-The control beside a surrogate that shares its coefficients over depth. If it follows the teacher as
-well, then few parameters were enough, and sharing over depth-time was not what made the agreement.
+The control beside a surrogate that shares its coefficients over depth. If it follows the teacher as well, then few
+parameters were enough, and sharing over depth-time was not what made the agreement.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ class NarrowPDE(TransformerPDE):
 
         z(0) = E u(0) + e,    dz/dt = W A(z) V n(z) + R(n(z)) on [0, depth],    u(t) = F z(t) + f
 
-    with one piece of coefficients a layer (`basis="piecewise"`, as many modes as layers), so that one
-    Lie step a layer is a narrower pre-norm Transformer. `width` is the teacher's, `narrow` is w', a
-    multiple of `heads`; attention maps are its own heads'. E (w' x width) starts as a random orthogonal
-    projection (orthonormal rows), F as its transpose, e and f at zero; all four are learnt. At depth 0
-    its Flow therefore holds the decoded state, not u(0): what w' channels can keep of it. `settings` are
-    `TransformerPDE`'s; diffusion is off unless given. Raises `ValueError` where w' does not fit.
+    with one piece of coefficients a layer (`basis="piecewise"`, as many modes as layers), so that one Lie step a
+    layer is a narrower pre-norm Transformer. `width` is the teacher's, `narrow` is w', a multiple of `heads`;
+    attention maps are its own heads'. E (w' x width) starts as a random orthogonal projection (orthonormal rows), F
+    as its transpose, e and f at zero; all four are learnt. At depth 0 its Flow therefore holds the decoded state, not
+    u(0): what w' channels can keep of it. `settings` are `TransformerPDE`'s; diffusion is off unless given. Raises
+    `ValueError` where w' does not fit.
 
     >>> pde = NarrowPDE(64, 24, 4, None)
     >>> print(pde, sum(value.numel() for value in pde.parameters()))
@@ -82,8 +82,8 @@ def narrow_parameters(width: int, narrow: int, depth: int = 6, hidden: int | Non
 def narrow_width(parameters: int, width: int, heads: int, depth: int = 6) -> int:
     """Return the largest w', a multiple of `heads`, with at most so many parameters (hidden width 4 w').
 
-    Never more than the teacher's width. Multiples of `heads` are far apart at small widths:
-    `narrow_like` uses up what is left. Raises `ValueError` where even w' = `heads` has more.
+    Never more than the teacher's width. Multiples of `heads` are far apart at small widths: `narrow_like` uses up
+    what is left. Raises `ValueError` where even w' = `heads` has more.
 
     >>> narrow_width(50_000, width=64, heads=4)
     24
@@ -102,9 +102,9 @@ def narrow_like(
 ) -> NarrowPDE:
     """Return the narrow network with at most, and as nearly as possible, so many parameters.
 
-    w' is `narrow_width`'s; the reaction's hidden width, 4 w' in a Transformer, grows by what is left, so
-    that fewer than `depth (2 w' + 1)` are missing. With diffusion or advection in `settings`, count those
-    coefficients off `parameters` first.
+    w' is `narrow_width`'s; the reaction's hidden width, 4 w' in a Transformer, grows by what is left, so that fewer
+    than `depth (2 w' + 1)` are missing. With diffusion or advection in `settings`, count those coefficients off
+    `parameters` first.
 
     >>> sum(value.numel() for value in narrow_like(49_728, 64, 4, None).parameters())
     49456

@@ -1,7 +1,7 @@
 """Does agreement of attention matter? One model run with another's attention, and what it then answers.
 
-Two directions: a Transformer that mixes its own values by given maps, and an equation solved with given
-maps in place of its own. Beside every source stand the nulls of `nulls.attention_nulls`, put in likewise.
+Two directions: a Transformer that mixes its own values by given maps, and an equation solved with given maps in place
+of its own. Beside every source stand the nulls of `nulls.attention_nulls`, put in likewise.
 """
 
 from collections.abc import ItemsView, Iterator, Mapping, Sequence
@@ -30,9 +30,9 @@ _SLACK = 1e-4
 class Effect:
     """What a run with given attention answers, beside the Transformer's own run on the same inputs.
 
-    `agreement`: share of places (examples; real tokens where causal) given the same class; `accuracy`:
-    share right (NaN without labels); `kept`: that accuracy over the own run's; `divergence`: mean
-    Kullback-Leibler divergence of the answers from the own run's, in nats.
+    `agreement`: share of places (examples; real tokens where causal) given the same class; `accuracy`: share right
+    (NaN without labels); `kept`: that accuracy over the own run's; `divergence`: mean Kullback-Leibler divergence of
+    the answers from the own run's, in nats.
     """
 
     logits: Tensor
@@ -56,10 +56,10 @@ def substituted_logits(
     """Return a Transformer's logits, on the CPU, where `layers` (all, if not given) mix values by given maps.
 
     `maps[l]` (examples, heads, tokens, tokens), or what broadcasts to it, stands for `softmax(Q K^T / sqrt(d))` in
-    layer l; maps of layers not named are not looked at. Other layers compute their own attention, from the states that
-    the change has reached; without maps (None) all do. `mask` (examples, tokens) is True at real tokens of texts.
-    `orders` are those by which the maps' heads were aligned (`Teacher.orders`): they are undone. Raises `ValueError`
-    where maps do not fit, do not sum to 1 or look at what must not be seen. Cost: one pass.
+    layer l; maps of layers not named are not looked at. Other layers compute their own attention, from the states
+    that the change has reached; without maps (None) all do. `mask` (examples, tokens) is True at real tokens of
+    texts. `orders` are those by which the maps' heads were aligned (`Teacher.orders`): they are undone. Raises
+    `ValueError` where maps do not fit, do not sum to 1 or look at what must not be seen. Cost: one pass.
 
     >>> from pdelens.models import Configuration
     >>> model = Transformer(Configuration(layers=2))
@@ -91,8 +91,8 @@ def substitution_effects(
 ) -> dict[str, Effect]:
     """Return by name what putting each source's maps into a Transformer does; "own" is the untouched run.
 
-    Sources are Flows or maps, all with heads in one order (see `substituted_logits`); `labels` has one
-    class an example, or one a token where causal, negative where there is none. Cost: one pass a source.
+    Sources are Flows or maps, all with heads in one order (see `substituted_logits`); `labels` has one class an
+    example, or one a token where causal, negative where there is none. Cost: one pass a source.
     """
     settings: dict[str, Any] = {"mask": mask, "orders": orders, "batch": batch}
     own = substituted_logits(model, inputs, None, **settings)
@@ -139,8 +139,8 @@ class GivenAttention(SelfAttention):
 def given_attention(pde: PDE, maps: Maps) -> Iterator[PDE]:
     """Let an equation's attention term use given maps inside a `with` block: `maps[l]` on depth-times [l, l + 1).
 
-    For a `SelfAttention` term, or one inside `PostNorm`; raises `ValueError` where there is none, or
-    where there is not one map a unit of depth-time. Values are checked by `integrate_with_attention`.
+    For a `SelfAttention` term, or one inside `PostNorm`; raises `ValueError` where there is none, or where there is
+    not one map a unit of depth-time. Values are checked by `integrate_with_attention`.
     """
     maps = _maps_of(maps, int(pde.depth), "the equation")
     holder, key = _attention_place(pde)
@@ -165,14 +165,14 @@ def integrate_with_attention(
 ) -> Flow:
     """Solve an equation with given attention: `du/dt = ... + W A_l V n(u) + ...` on depth-times [l, l + 1).
 
-    `maps[l]` (batch, heads, tokens, tokens), or what broadcasts to it, is held constant over layer l,
-    however many steps are made there; heads in the equation's order (a teacher's maps in the order it
-    was calibrated to: `Teacher.flow`). Returns the Flow at `depths` (0, 1, ..., depth if not
-    given), whose attention is the given one. `options` go to `integrate`.
+    `maps[l]` (batch, heads, tokens, tokens), or what broadcasts to it, is held constant over layer l, however many
+    steps are made there; heads in the equation's order (a teacher's maps in the order it was calibrated to:
+    `Teacher.flow`). Returns the Flow at `depths` (0, 1, ..., depth if not given), whose attention is the given one.
+    `options` go to `integrate`.
 
-    The equation's own maps give back its own Flow only at one Lie step a layer and where attention is
-    the first active term: after diffusion, or within a refined layer, its own attention is evaluated
-    at other states than those at 0, 1, ..., so own maps put in are the control to show beside others.
+    The equation's own maps give back its own Flow only at one Lie step a layer and where attention is the first
+    active term: after diffusion, or within a refined layer, its own attention is evaluated at other states than those
+    at 0, 1, ..., so own maps put in are the control to show beside others.
     """
     if u0.ndim != 3:
         raise ValueError(f"a state of shape {tuple(u0.shape)} was given, but (batch, tokens, width) is wanted.")
@@ -201,10 +201,10 @@ def equation_effects(
 ) -> dict[str, Effect]:
     """Return by name what putting each source's maps into an equation does, read out by the Transformer's own head.
 
-    "own" is the equation with its own attention at the same steps. Every effect, "own" too, is beside
-    the *Transformer's* answers, so `kept` is a share of the Transformer's accuracy. All at once: give
-    batches that fit. Sources and labels as in `substitution_effects`; `depths`, between which `substeps` are
-    made, may crowd where the equation is stiff. Cost: one solve a source.
+    "own" is the equation with its own attention at the same steps. Every effect, "own" too, is beside the
+    *Transformer's* answers, so `kept` is a share of the Transformer's accuracy. All at once: give batches that fit.
+    Sources and labels as in `substitution_effects`; `depths`, between which `substeps` are made, may crowd where the
+    equation is stiff. Cost: one solve a source.
     """
     u0, target = model.embedding(inputs), model(inputs, mask)
     options |= {"mask": mask, "depths": depths}

@@ -1,4 +1,4 @@
-"""How the rungs stand: headline numbers of the recorded judgements, over seeds, beside their nulls."""
+"""How the equations stand: headline numbers of the recorded judgements, over seeds, beside their nulls."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ MEASURES = (*OF_HEADS, *OTHERS)
 
 
 def records_of(teacher: str, family: str) -> dict[int, dict[str, Any]]:
-    """Return the records of a rung by seed; `teacher` as in `rungs.TEACHERS`, such as "image-patch4"."""
+    """Return the records of an equation by seed; `teacher` as in `specs.TEACHERS`, such as "image-patch4"."""
     start = f"rung-{teacher}-{family}-seed"
     rows = {name: row for name, row in sweep_records()["rungs"].items() if name[:-1] == start}
     return {int(name[-1]): rows[name] for name in sorted(rows)}
@@ -27,10 +27,10 @@ def records_of(teacher: str, family: str) -> dict[int, dict[str, Any]]:
 def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
     """Return one number of a record: mean over heads (and examples), then the worst layer or depth.
 
-    `worst head` is the smallest over layers and heads; `skill` is against the best null of each layer and
-    head. A head that has one map for all inputs leaves its null hardly a shortfall to divide by, so beside
-    the worst layer's mean stands the `median skill` over layers and heads. nan where the solution diverged,
-    where the equation has no attention, or where the way keeps no single heads.
+    `worst head` is the smallest over layers and heads; `skill` is against the best null of each layer and head. A
+    head that has one map for all inputs leaves its null hardly a shortfall to divide by, so beside the worst layer's
+    mean stands the `median skill` over layers and heads. nan where the solution diverged, where the equation has no
+    attention, or where the way keeps no single heads.
     """
     evaluated = about["judged"][resolution]
     key = "cosine" if measure in OF_HEADS else measure
@@ -48,7 +48,7 @@ def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
 
 
 def best_null(teacher: str) -> np.ndarray:
-    """Return the best null's cosine of each layer and head of a subject, (layers, heads)."""
+    """Return the best null's cosine of each layer and head of a teacher, (layers, heads)."""
     return np.max([np.asarray(values) for values in sweep_records()[NULLS][teacher]["attention"].values()], axis=0)
 
 
@@ -67,7 +67,7 @@ def state_null(teacher: str) -> np.ndarray:
 
 
 def state_skill(about: Mapping[str, Any], resolution: str = "converged") -> float:
-    """Return the share of the best state null's shortfall that a rung makes up, `1 - (1 - R2) / (1 - R2_null)`.
+    """Return the share of the best state null's shortfall that an equation makes up, `1 - (1 - R2) / (1 - R2_null)`.
 
     Both at the same depth; the worst depth. nan where the solution diverged.
     """
@@ -78,21 +78,21 @@ def state_skill(about: Mapping[str, Any], resolution: str = "converged") -> floa
 
 
 def seed_mean(teacher: str, family: str, measure: str = "cosine", resolution: str = "converged") -> SeedMean:
-    """Return a measure of a rung over its seeds."""
+    """Return a measure of an equation over its seeds."""
     return over_seeds([value(about, resolution, measure) for about in records_of(teacher, family).values()])
 
 
 def difference(
     teacher: str, family: str, other: str, measure: str = "cosine", resolution: str = "converged"
 ) -> SeedMean:
-    """Return a rung's measure minus another's, paired by seed."""
+    """Return an equation's measure minus another's, paired by seed."""
     ours, theirs = records_of(teacher, family), records_of(teacher, other)
     pairs = [value(ours[s], resolution, measure) - value(theirs[s], resolution, measure) for s in ours if s in theirs]
     return over_seeds(pairs)
 
 
 def split_of_error(teacher: str, family: str) -> dict[int, LinearSplit]:
-    """Return how an equation's local error divides, by seed, where it is on record (`calibration.DIVIDED`)."""
+    """Return how an equation's local error divides, by seed, where it is on record (`calibrate.DIVIDED`)."""
     return {
         number: LinearSplit(*(np.array(about["local"][part]) for part in LinearSplit._fields))
         for number, about in records_of(teacher, family).items()
@@ -125,7 +125,7 @@ def ceiling(teacher: str, measure: str = "cosine") -> SeedMean:
 
 
 def null_records(teacher: str) -> dict[str, dict[str, Any]]:
-    """Return what is known of the nulls of a teacher's seeds; a subject without seeds is its own."""
+    """Return what is known of the nulls of a teacher's seeds; one without seeds is its own."""
     rows = sweep_records()[NULLS]
     return {name: rows[name] for name in sorted(rows) if name == teacher or name[:-1] == f"{teacher}-seed"}
 

@@ -1,4 +1,4 @@
-"""How a calibration steps, in words, and what an optimiser step costs: read off the plan that a rung's record keeps."""
+"""How a calibration steps, in words, and what an optimiser step costs: read off the plan in a record."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from pdelens.pde.schemes import SCHEMES
 def ranges(plan: Mapping[str, Any], layers: int) -> list[tuple[int, int]]:
     """Return the fewest and most sub-steps of each part of depth-time: layers, and what entry times cut off.
 
-    `plan` is `fit.Plan` as a rung's record keeps it (`record["made"]["plan"]`).
+    `plan` is `fit.Plan` as an equation's record keeps it (`record["made"]["plan"]`).
     """
     substeps = plan["substeps"]
     even = (substeps, substeps) if isinstance(substeps, int) else tuple(substeps)
@@ -20,8 +20,8 @@ def ranges(plan: Mapping[str, Any], layers: int) -> list[tuple[int, int]]:
 def right_hand_sides(plan: Mapping[str, Any], layers: int) -> float:
     """Return how many right-hand sides an optimiser step evaluates, in the mean over a calibration.
 
-    Counts the roll-out alone (its gradient costs about twice as much again, and as much for every plan).
-    Doubled sub-steps count for their share of the steps; a refinement penalty rolls out anew, twice as finely.
+    Counts the roll-out alone (its gradient costs about twice as much again, and as much for every plan). Doubled
+    sub-steps count for their share of the steps; a refinement penalty rolls out anew, twice as finely.
 
     >>> plan = {"substeps": 1, "graded": [[3, 5], [1, 2]], "entry": [], "method": "heun", "doubled": 0.25}
     >>> right_hand_sides(plan | {"refinement": 0.0}, layers=6)

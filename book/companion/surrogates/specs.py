@@ -1,4 +1,4 @@
-"""The ladder of hypotheses: every equation that is calibrated, what it is calibrated to, and for how long."""
+"""The sweep of hypotheses: every equation that is calibrated, what it is calibrated to, and for how long."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -8,7 +8,7 @@ import torch
 
 from pdelens.flow import Flow
 from pdelens.pde.equation import PDE, TransformerPDE
-from pdelens.pde.fit import Plan
+from pdelens.pde.plan import Plan
 
 from ..jobs import SCALES
 from ..teachers.recipes import SEEDS
@@ -16,7 +16,7 @@ from ..teachers.teacher import MINILM, Teacher
 from .narrow import narrow_like
 from .schedules import right_hand_sides
 
-# Optimiser steps of a main rung; others take a third.
+# Optimiser steps of a main equation; others take a third.
 STEPS = {"smoke": 4, "book": 1800, "full": 12000}
 THIRD = 1 / 3
 
@@ -34,8 +34,8 @@ DEPTH_ENTRY: dict[str, Any] = {"graded": ((2, 3), (1, 2)), "entry": (1 / 16, 1 /
 def refined(teacher: str, modes: int = 1) -> Plan:
     """Return how equations of a teacher are calibrated to their converged solution.
 
-    One that may change with depth can follow the teacher's layers from the teacher's own states, and gains by doing so
-    for longer, and by an entry into pictures too; an autonomous one can't, and has to learn to roll out early.
+    One that may change with depth can follow the teacher's layers from the teacher's own states, and gains by doing
+    so for longer, and by an entry into pictures too; an autonomous one can't, and has to learn to roll out early.
     """
     plan = ENTRY if teacher.startswith("text") else REFINED
     if modes == 1:
@@ -48,9 +48,9 @@ class Spec:
     """One hypothesis, and how it is calibrated.
 
     `equation` are settings of `TransformerPDE`; `narrow` makes it the unshared network of fewer channels with as many
-    parameters (`narrow.NarrowPDE`). `share` is its part of the main rungs' steps. `horizon` calibrates on the first so
-    many layers alone (0: all). `shuffled` gives the tokens of subject and equation an order that has nothing to do with
-    the lattice. `fixed` names parameters (by the end of their name) that keep their first value.
+    parameters (`narrow.NarrowPDE`). `share` is its part of the main ones' steps. `horizon` calibrates on the first so
+    many layers alone (0: all). `shuffled` gives the tokens of teacher and equation an order that has nothing to do
+    with the lattice. `fixed` names parameters (by the end of their name) that keep their first value.
     """
 
     family: str
@@ -128,7 +128,7 @@ EQUATIONS: dict[str, dict[str, Any]] = {
 # Calibrated in every seed: refined, and the autonomous equation with one step a layer too.
 ONE_STEP_ENDING = "-one-step"
 SHORT, LONG = "-short", "-long"
-# How many times the main rungs' steps the long ones take: whether steps are what binds.
+# How many times the main equations' steps the long ones take: whether steps are what binds.
 LENGTH = 3.0
 MAIN = ("full-k1", "full-k1-one-step", "full-k3", "no-diffusion-k1")
 SUPERVISIONS = {"states": "states", "logits": "attention+states+logits", "labels": "labels"}
@@ -155,8 +155,8 @@ TEACHERS = {"image": "image-patch4", "text": "text-classifier"}
 def specs_of(scale: str) -> tuple[Spec, ...]:
     """Return every calibration of a scale, in the order of their importance: all of seed 0 before other seeds.
 
-    Main rungs in 5 seeds; the others in 1 seed and a third of the steps (`full`: all in 5 seeds, with all
-    steps). The equation of a seed is calibrated to the teacher of that seed.
+    Main equations in 5 seeds; the others in 1 seed and a third of the steps (`full`: all in 5 seeds, with all steps).
+    The equation of a seed is calibrated to the teacher of that seed.
     """
     if scale not in SCALES:
         raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
@@ -189,7 +189,7 @@ def _main(family: str, teacher: str, seed: int) -> Spec:
 
 
 def _others(teacher: str, seed: int) -> list[Spec]:
-    """Return the rungs of a main teacher that are calibrated once."""
+    """Return the equations of a main teacher that are calibrated once."""
     plan = refined(teacher)
 
     def spec(family: str, plan: Plan = plan, equation: Mapping[str, Any] = EQUATIONS["full-k1"], **others: Any) -> Spec:
@@ -214,7 +214,7 @@ def _others(teacher: str, seed: int) -> list[Spec]:
 
 
 def _pretrained(seed: int) -> list[Spec]:
-    """Return the rungs of the pretrained encoder, whose states are of one size at all depths: no graded entry."""
+    """Return the equations of the pretrained encoder, whose states are of one size at all depths: no graded entry."""
     plan = replace(REFINED, graded=((1, 2),), batch=8, peak_rate=5e-3)
     one_step = replace(ONE_STEP, batch=8, peak_rate=5e-3)
 
@@ -229,7 +229,7 @@ def _pretrained(seed: int) -> list[Spec]:
 
 
 def _sweeps(seed: int) -> list[Spec]:
-    """Return the rungs on cheap teachers: the residual's width, shared and unshared; teachers from linear up."""
+    """Return the equations on cheap teachers: the residual's width, shared and unshared; teachers from linear up."""
     found, teacher = [], f"image-patch7-seed{seed}"
     for width in WIDTHS:
         settings = {"activation": "linear", "hidden": 64} if width == "linear" else {"hidden": width}

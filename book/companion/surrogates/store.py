@@ -31,7 +31,7 @@ def known(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Write records with one line for each rung.
+    """Write records with one line for each equation.
 
     Numbers keep five significant digits, more than any of them is good for over seeds: the file holds the learning
     curves and the profiles of two hundred calibrations, and is fetched with every clone.
@@ -62,5 +62,5 @@ def rounded(value: Any) -> Any:
 
 @cache
 def sweep_records() -> dict[str, Any]:
-    """Return what is known of every rung, by name: what made it, how it was judged, what it learnt."""
+    """Return what is known of every equation, by name: what made it, how it was judged, what it learnt."""
     return json.loads(data_file(RECORDS).read_text())

@@ -29,8 +29,8 @@ PROBE = 64
 class SyntheticTeacher:
     """A teacher made of an equation's terms, called as `teacher(generator, batch) -> Flow` by `pdelens.fit`.
 
-    `kind` is "equation" (one field for all depths, solved by `method` with `substeps` a unit until it
-    no longer matters) or "layers" (another field each layer, one Lie step a layer: a pre-norm network).
+    `kind` is "equation" (one field for all depths, solved by `method` with `substeps` a unit until it no longer
+    matters) or "layers" (another field each layer, one Lie step a layer: a pre-norm network).
     """
 
     kind: str
@@ -81,10 +81,10 @@ def equation_teacher(
     other coefficients are independent normal: `sharpness` is the standard deviation of attention's logits between
     independent normalised states (alike tokens see less; 0 is uniform attention; at 2.5 the mean map has a cosine of
     .45 to .75 with the uniform one), and `rate` the rms that the reaction adds in one layer, and attention would add
-    were every row one key alone. As both see only n(u), the state's size grows at most linearly. `inputs` draws states
-    at depth 0 (`smooth_states` unless given). Solved by RK4 with `substeps` a layer: with 4, within 1e-3 of a layer's
-    displacement of dopri5. Four right-hand sides a substep: draw a Flow once where many batches are needed. Raises
-    `ValueError` for values out of range.
+    were every row one key alone. As both see only n(u), the state's size grows at most linearly. `inputs` draws
+    states at depth 0 (`smooth_states` unless given). Solved by RK4 with `substeps` a layer: with 4, within 1e-3 of a
+    layer's displacement of dopri5. Four right-hand sides a substep: draw a Flow once where many batches are needed.
+    Raises `ValueError` for values out of range.
 
     >>> from pdelens.lattice import Grid
     >>> teacher = equation_teacher(Grid(5, 5), width=16, heads=2, depth=3, diffusivity=(0.05, 0.2))
@@ -108,11 +108,11 @@ def equation_teacher(
 def layered_teacher(like: SyntheticTeacher, seed: int = 0) -> SyntheticTeacher:
     """Return a teacher that is *not* an equation: independent random layers of the same sizes as another's.
 
-    Each layer has its own attention and reaction, drawn as those of `like` and then scaled, layer by layer
-    on 64 inputs, to the mean entropy of its attention's rows and to the rms of its displacement (`sizes`).
-    It is a pre-norm network exactly (one Lie step a layer, D = 0). The states' own size is not matched:
-    independent displacements add up to less than an autonomous equation's, which point alike from layer to
-    layer. Heads of different layers have no common order. About 4 s at width 64, 6 layers.
+    Each layer has its own attention and reaction, drawn as those of `like` and then scaled, layer by layer on 64
+    inputs, to the mean entropy of its attention's rows and to the rms of its displacement (`sizes`). It is a pre-norm
+    network exactly (one Lie step a layer, D = 0). The states' own size is not matched: independent displacements add
+    up to less than an autonomous equation's, which point alike from layer to layer. Heads of different layers have no
+    common order. About 4 s at width 64, 6 layers.
     """
     attention, depth = like.pde.terms["attention"], int(like.pde.depth)
     assert isinstance(attention, SelfAttention)
@@ -135,9 +135,9 @@ def smooth_states(
 ) -> Inputs:
     """Return a function (generator, batch) -> random smooth states of rms 1, (batch, tokens, width).
 
-    Independent normal values after diffusion for `smoothness` (squared lattice units; 0 leaves them
-    rough), plus a field of the same kind that is the same for every example (drawn from `seed`) and has
-    the share `position` of the variance: what a position embedding is to a Transformer.
+    Independent normal values after diffusion for `smoothness` (squared lattice units; 0 leaves them rough), plus a
+    field of the same kind that is the same for every example (drawn from `seed`) and has the share `position` of the
+    variance: what a position embedding is to a Transformer.
     """
     if smoothness < 0 or not 0 <= position <= 1:
         raise ValueError(f"smoothness {smoothness:g} and position {position:g} were given: >= 0 and a share wanted.")

@@ -47,8 +47,8 @@ def tfidf(
 ) -> Tensor:
     """Return the classes that TF-IDF and logistic regression name for `test`, (texts,).
 
-    Sublinear term frequencies of runs of up to `words` words seen in at least two texts; scikit-learn's
-    defaults otherwise, with `inverse_penalty` its `C`. About 10 s for all training windows with `words=1`.
+    Sublinear term frequencies of runs of up to `words` words seen in at least two texts; scikit-learn's defaults
+    otherwise, with `inverse_penalty` its `C`. About 10 s for all training windows with `words=1`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -78,9 +78,9 @@ class _Runs(NamedTuple):
 def next_token(train: Tensor, test: Tensor, vocabulary: int, order: int = 2, discount: float = 0.75) -> float:
     r"""Return the cross-entropy (nats a token) of an interpolated Kneser-Ney model of runs of up to `order` tokens.
 
-    $p(c\mid ab)=\frac{\max(n(abc)-\delta,0)}{n(ab)}+\frac{\delta\,|\{c'\}|}{n(ab)}\,p(c\mid b)$, where shorter runs are
-    counted once for each token seen before them, down to the uniform distribution over the vocabulary. `train` and
-    `test` (windows, length) hold tokens, 0 for padding; every token of `test` but a window's first is asked for.
+    $p(c\mid ab)=\frac{\max(n(abc)-\delta,0)}{n(ab)}+\frac{\delta\,|\{c'\}|}{n(ab)}\,p(c\mid b)$, where shorter runs
+    are counted once for each token seen before them, down to the uniform distribution over the vocabulary. `train`
+    and `test` (windows, length) hold tokens, 0 for padding; every token of `test` but a window's first is asked for.
     Memory and time are those of sorting all runs. Chen and Goodman 1999.
 
     >>> again = torch.tensor([[2, 3, 2, 3, 2, 3]] * 50)

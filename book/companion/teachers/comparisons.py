@@ -23,8 +23,8 @@ SMOKE = 400
 class Comparison(Job):
     """Measures one plain method on a teacher's task: it sees the same pictures, windows and training rows.
 
-    TF-IDF counts the windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all (a
-    tenth of that at scale `smoke`, which looks at little).
+    TF-IDF counts the windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all
+    (a tenth of that at scale `smoke`, which looks at little).
     """
 
     method: str

@@ -26,8 +26,8 @@ def predict(model: Transformer, inputs: Tensor, batch: int = 250) -> Tensor:
 def save(model: Transformer, path, made: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Write a teacher's weights with its configuration and `made`: what made it, and how good it is.
 
-    With `dtype=torch.float16` they take half the space; what is said of the teacher's quality should then be
-    measured after `rounded`.
+    With `dtype=torch.float16` they take half the space; what is said of the teacher's quality should then be measured
+    after `rounded`.
     """
     weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
     write_tensors(path, weights, {"configuration": asdict(model.configuration), "made": made})

@@ -21,9 +21,9 @@ COMMITTED = ("image-patch4-seed?", "text-classifier-seed[012]")
 class Recipe:
     """What is trained: a model, its seed, its data's treatment, and how long.
 
-    `examples` keeps that many of the training set (0: all); `random_labels` draws the classes anew,
-    independent of the inputs; `word_dropout` is the share of tokens masked at every step; `shift`
-    moves each batch of pictures by up to so many pixels.
+    `examples` keeps that many of the training set (0: all); `random_labels` draws the classes anew, independent of
+    the inputs; `word_dropout` is the share of tokens masked at every step; `shift` moves each batch of pictures by up
+    to so many pixels.
     """
 
     family: str
@@ -82,9 +82,9 @@ _STEPS = {
 def recipes_of(scale: str) -> tuple[Recipe, ...]:
     """Return every teacher of a scale, in the order of their importance.
 
-    The main teachers (pictures of 49 tokens, texts of 48, next tokens) and the cheap ones for sweeps
-    (16 and 24 tokens) in 5 seeds; of the cheap ones also the variants: activations, normalisations, and
-    the random-label twin, which has 2,000 examples to memorise; these in 1 seed (`full`: 5).
+    The main teachers (pictures of 49 tokens, texts of 48, next tokens) and the cheap ones for sweeps (16 and 24
+    tokens) in 5 seeds; of the cheap ones also the variants: activations, normalisations, and the random-label twin,
+    which has 2,000 examples to memorise; these in 1 seed (`full`: 5).
     """
     if scale not in SCALES:
         raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")

@@ -21,10 +21,10 @@ class Reliability(NamedTuple):
 def reliability(logits: Tensor, labels: Tensor, bins: int = 10) -> Reliability:
     r"""Return how often a classifier is right when it says how sure it is.
 
-    A confidence is the probability of the named class; examples are sorted by it into bins of (nearly) equal
-    numbers, and $\mathrm{ECE}=\sum_b\frac{n_b}{n}\,|\mathrm{accuracy}_b-\mathrm{confidence}_b|$. Finite bins make a
-    perfectly calibrated classifier's error positive too, by about $\sqrt{2a(1-a)/(\pi n_b)}$: `reliability_floor`.
-    `logits` (examples, classes), `labels` (examples,). Guo et al. 2017; equal numbers: Nixon et al. 2019.
+    A confidence is the probability of the named class; examples are sorted by it into bins of (nearly) equal numbers,
+    and $\mathrm{ECE}=\sum_b\frac{n_b}{n}\,|\mathrm{accuracy}_b-\mathrm{confidence}_b|$. Finite bins make a perfectly
+    calibrated classifier's error positive too, by about $\sqrt{2a(1-a)/(\pi n_b)}$: `reliability_floor`. `logits`
+    (examples, classes), `labels` (examples,). Guo et al. 2017; equal numbers: Nixon et al. 2019.
 
     >>> sure = torch.tensor([[9.0, -9.0]]).repeat(100, 1)
     >>> round(reliability(sure, torch.arange(100) % 2).error, 3)

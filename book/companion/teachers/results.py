@@ -15,10 +15,10 @@ def histories() -> dict[str, dict[str, Any]]:
 
 
 def plain_methods() -> dict[str, dict[str, Any]]:
-    """Return what plain methods scored on the teachers' tasks (`yardsticks`), by name."""
+    """Return what plain methods scored on the teachers' tasks (`comparisons`), by name."""
     return json.loads(data_file(RECORDS).read_text())["baselines"]
 
 
 def stacking() -> dict[str, Any]:
-    """Return what training the seeds as one stack costs, and how far each is from training alone (`yardsticks`)."""
+    """Return what training the seeds as one stack costs, and how far each is from training alone (`comparisons`)."""
     return json.loads(data_file(RECORDS).read_text())["stacking"]["seeds"]

@@ -1,8 +1,8 @@
 """Trains models of one shape as one stack: every parameter has a leading axis that counts the models.
 
-Seeds and random-label twins share one tensor program (`torch.func.functional_call` under `vmap`). Every
-model sees the batches of its own seed, its gradient is clipped by its own norm, and AdamW acts on each
-number by itself, so a model of a stack is the model trained alone, up to the rounding of batched products.
+Seeds and random-label twins share one tensor program (`torch.func.functional_call` under `vmap`). Every model sees
+the batches of its own seed, its gradient is clipped by its own norm, and AdamW acts on each number by itself, so a
+model of a stack is the model trained alone, up to the rounding of batched products.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +86,8 @@ def training_set(recipe: Recipe, data: Examples) -> Examples:
 def batches(recipe: Recipe, data: Examples, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield step, inputs and labels from step `start` on, without end.
 
-    Each epoch is a shuffle of all examples with a seed of its own, so any step can be reached without
-    replaying those before it. Pictures are shifted and words dropped as the job says.
+    Each epoch is a shuffle of all examples with a seed of its own, so any step can be reached without replaying those
+    before it. Pictures are shifted and words dropped as the job says.
     """
     if len(data.inputs) < recipe.batch:
         raise ValueError(f"{len(data.inputs)} examples were given, but one batch takes {recipe.batch}.")
@@ -121,8 +121,8 @@ def mask_of(configuration, inputs: Tensor) -> Tensor | None:
 def score(configuration, logits: Tensor, inputs: Tensor, labels: Tensor, smoothing: float = 0.0):
     """Return cross-entropies (nats), hits and which of them count, each (..., examples).
 
-    For causal models the target of every token is the next one, and padding does not count; the examples
-    are then tokens. Leading axes of `logits` (a stack) are kept.
+    For causal models the target of every token is the next one, and padding does not count; the examples are then
+    tokens. Leading axes of `logits` (a stack) are kept.
     """
     targets = labels
     if configuration.causal:
@@ -191,12 +191,7 @@ def train(
         drawn = next(streams)
         inputs, labels = (torch.stack([batch[part] for batch in drawn]) for part in (1, 2))
         losses, right = _losses(stack, inputs, labels)
-        if not bool(torch.isfinite(losses).all()):
-            worst = int(torch.isfinite(losses).logical_not().float().argmax())
-            raise RuntimeError(
-                f"{recipes[worst].name}: the loss is {losses[worst].item()} at step {step}: lower the peak rate; the "
-                f"last good state is in {checkpoint}."
-            )
+        _refuse_divergence(recipes, losses, step, checkpoint)
         loop.descend(losses.sum(), partial(stack.clip, 1.0))
         running += torch.stack([losses.detach(), right]).to(running.dtype)
         for number, recipe in enumerate(recipes):
@@ -212,6 +207,15 @@ def train(
     records = [{"curve": curve, "seconds": loop.about["seconds"]} for curve in curves]
     done = loop.about["step"] == first.steps
     return [stack.model(number) for number in range(len(recipes))] if done else None, records
+
+
+def _refuse_divergence(recipes: Sequence[Recipe], losses: Tensor, step: int, checkpoint: Path) -> None:
+    if not bool(torch.isfinite(losses).all()):
+        worst = int(torch.isfinite(losses).logical_not().float().argmax())
+        raise RuntimeError(
+            f"{recipes[worst].name}: the loss is {losses[worst].item()} at step {step}: lower the peak rate; the "
+            f"last good state is in {checkpoint}."
+        )
 
 
 def _follow(stack: Stack, curves: list[list], means: Tensor, step: int, held: Examples | None, device: str) -> None:

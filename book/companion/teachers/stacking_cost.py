@@ -20,8 +20,8 @@ STEPS = {"smoke": 2, "book": 20, "full": 40}
 class StackingCost(Job):
     """Measures what five seeds as one stack cost, and how far each is from training alone.
 
-    `ratio`: seconds of five seeds' steps over those of one seed; `difference`: the largest difference of any
-    weight after those steps, in float32, and in float64. Random pictures; about five minutes on one CPU thread.
+    `ratio`: seconds of five seeds' steps over those of one seed; `difference`: the largest difference of any weight
+    after those steps, in float32, and in float64. Random pictures; about five minutes on one CPU thread.
     """
 
     family: str = "image-patch4"

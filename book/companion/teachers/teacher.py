@@ -37,9 +37,9 @@ Inputs = Tensor | dict[str, Tensor]
 class Teacher:
     """A Transformer under study, with its data.
 
-    `inputs(split, count)` gives at most so many of the split's inputs: "train" (the same fair sample
-    each time), "calibration" or "heldout", with their classes. `orders` permute each layer's heads so
-    that they continue the layer before; found on calibration examples alone.
+    `inputs(split, count)` gives at most so many of the split's inputs: "train" (the same fair sample each time),
+    "calibration" or "heldout", with their classes. `orders` permute each layer's heads so that they continue the
+    layer before; found on calibration examples alone.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Teacher:
         return self.flow(self.inputs(split, count)[0], keep)
 
     def readout(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the classes' logits that the subject's own head gives a last state (batch, tokens, width)."""
+        """Return the classes' logits that the teacher's own head gives a last state (batch, tokens, width)."""
         if not isinstance(self.model, Transformer):
             raise TypeError(f"{self.name} has no classes: its head can't be asked.")
         return self.model.readout(state, padding_of(mask))
@@ -99,7 +99,7 @@ def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") ->
 
 
 def of_teacher(name: str, model: Transformer) -> Teacher:
-    """Return the subject of a small teacher: pictures or texts as its configuration says."""
+    """Return a small model as a teacher: of pictures or texts as its configuration says."""
     made = model.configuration
     side = made.side // made.patch
     lattice = Chain(made.length, causal=made.causal) if made.vocabulary else Grid(side, side)
@@ -151,10 +151,10 @@ _windows = cache(text.windows)
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """A subject's Flows on many examples in half precision: what a calibration draws its batches from.
+    """A teacher's Flows on many examples in half precision: what a calibration draws its batches from.
 
-    Running the subject anew for every batch would cost a third of each step. Memory: for 49 tokens, width
-    64, six layers of four heads 160 kB an example.
+    Running the teacher anew for every batch would cost a third of each step. Memory: for 49 tokens, width 64, six
+    layers of four heads 160 kB an example.
     """
 
     states: Tensor  # (examples, layers + 1, tokens, width)
@@ -166,7 +166,7 @@ class Bank:
 
     @classmethod
     def of(cls, teacher: Teacher, split: str, count: int, device: str | torch.device = "cpu") -> "Bank":
-        """Run a subject on so many examples of a split and keep its Flows on a device."""
+        """Run a teacher on so many examples of a split and keep its Flows on a device."""
         inputs, labels = teacher.inputs(split, count)
         states, attention, masks, causal = [], [], [], False
         for start in range(0, len(labels), 250):

@@ -92,8 +92,8 @@ def one_sided_growth(diffusivity: float, tokens: int = 256) -> float:
 def residual_bound(pde: PDE, t: float, width: int) -> float:
     """Return C with `|attention(u) + reaction(u)| <= C` at each token, for a state seen through layer or RMS norm.
 
-    The proof is the page's: rows of attention sum to 1, `|n(u)| <= sqrt(width)`, and no activation
-    here enlarges a number.
+    The proof is the page's: rows of attention sum to 1, `|n(u)| <= sqrt(width)`, and no activation here enlarges a
+    number.
     """
     total, radius = 0.0, math.sqrt(width)
     for term in pde.active().values():
@@ -116,8 +116,8 @@ Statement = tuple[str, float, dict[str, Term], Lattice, Callable]
 def measured_bounds(tokens: int = 64) -> dict[str, tuple[str, float, float]]:
     """Return the proved step bounds: statement, largest step by theory, and by bisection on the step's matrix.
 
-    Each is a bound for the whole class, so each is measured on a lattice and map where it is attained
-    (attention: every token looks at the next place, none at itself). D = 0.2, v = 0.8.
+    Each is a bound for the whole class, so each is measured on a lattice and map where it is attained (attention:
+    every token looks at the next place, none at itself). D = 0.2, v = 0.8.
     """
     found = {}
     for key, (statement, theory, terms, lattice, holds) in _statements(tokens).items():
@@ -177,8 +177,8 @@ def stability_map(
 ) -> Tensor:
     """Return what one step does, (attention steps, diffusion steps): 0 maximum principle, 1 bounded, 2 grows.
 
-    The step's matrix is `I + r L + s (A - I)`, or with `split` the product `(I + s (A - I)) (I + r L)`.
-    It grows where the norm of its powers still does between the 512th and the 1024th.
+    The step's matrix is `I + r L + s (A - I)`, or with `split` the product `(I + s (A - I)) (I + r L)`. It grows
+    where the norm of its powers still does between the 512th and the 1024th.
     """
     unit = torch.eye(lattice.places, dtype=torch.float64)
     diffuse = diffusion_steps[None, :, None, None] * laplacian(unit, lattice)

@@ -69,8 +69,8 @@ def energy_ratio(attention: Tensor, u: Tensor) -> Tensor:
 class Fidelity(Term):
     """`strength (anchor - u)`: pulls tokens back to where they began, against over-smoothing.
 
-    `anchor` is a state (..., tokens, width). Source: the regularised functional of NeuTRENO (Nguyen,
-    Nguyen and Baraniuk 2023, arXiv 2312.00751), here as the gradient flow of its fidelity part.
+    `anchor` is a state (..., tokens, width). Source: the regularised functional of NeuTRENO (Nguyen, Nguyen and
+    Baraniuk 2023, arXiv 2312.00751), here as the gradient flow of its fidelity part.
 
     >>> import torch
     >>> Fidelity(torch.ones(2, 3), 0.5)(0.0, torch.zeros(2, 3)).tolist()
@@ -91,8 +91,8 @@ class Fidelity(Term):
 def sphere_flow(beta: float, depth: float) -> PDE:
     """Return `dx/dt = P_x A(x) x` on the unit sphere, on depth-time [0, depth].
 
-    The equation is that of {prf:ref}`def-sphere-flow`; `A(u) - I` instead of `A(u)` is the same, since
-    the projection removes `x` itself.
+    The equation is that of {prf:ref}`def-sphere-flow`; `A(u) - I` instead of `A(u)` is the same, since the projection
+    removes `x` itself.
 
     >>> print(sphere_flow(1.0, 2))
     ∂z/∂t = P_z[(A(u) − I) u],  t in [0, 2]
@@ -133,8 +133,8 @@ def equiangular_cosine(beta: float, tokens: int, times: Sequence[float] | np.nda
 def clustering_time(beta: float, tokens: int, level: float = 0.5) -> float:
     """Return when the common cosine reaches `level`, from an orthonormal start: the integral of 1 / g'.
 
-    For beta = 0 it is `ln((1 + (n-1) level) / (1 - level)) / 2`; for large beta it grows
-    like `e^beta` ({prf:ref}`prop-clustering-time`).
+    For beta = 0 it is `ln((1 + (n-1) level) / (1 - level)) / 2`; for large beta it grows like `e^beta`
+    ({prf:ref}`prop-clustering-time`).
 
     >>> round(clustering_time(0.0, 16), 6) == round(float(np.log(17)) / 2, 6)
     True

@@ -15,8 +15,8 @@ from pdelens.agreement import measures
 def cosine_to_uniform(attention: Tensor, causal: bool = False) -> Tensor:
     """Cosine of a row-stochastic map (..., queries, keys) to the uniform map, by its norm alone.
 
-    `sqrt(m/n) / |A|_F` for m queries and n keys; `sqrt(H_n) / |A|_F` for a causal map, H_n the
-    harmonic number. Exact, for any rows that sum to 1.
+    `sqrt(m/n) / |A|_F` for m queries and n keys; `sqrt(H_n) / |A|_F` for a causal map, H_n the harmonic number.
+    Exact, for any rows that sum to 1.
 
     >>> float(cosine_to_uniform(torch.eye(4)))
     0.5
@@ -39,8 +39,8 @@ def independent_law(spread, heads: int = 1):
 def range_of_law(tokens: int) -> float:
     """Spread up to which the laws describe rows of so many tokens: `sqrt(ln(n) / 2)`.
 
-    Beyond it the largest weight of a row, not the average one, decides its norm (the freezing of the
-    random energy model, Derrida 1981, for the second moment).
+    Beyond it the largest weight of a row, not the average one, decides its norm (the freezing of the random energy
+    model, Derrida 1981, for the second moment).
     """
     return math.sqrt(math.log(tokens) / 2)
 
@@ -83,8 +83,8 @@ def unrelated_cosines(
 ) -> dict[str, np.ndarray]:
     """Cosines of simulated maps that have nothing in common, `pairs` of each kind.
 
-    `uniform`: a map and the constant map; `independent`: two maps; `centred`: the same two, centred
-    on the constant map. Maps are averages over heads of `random_attention`.
+    `uniform`: a map and the constant map; `independent`: two maps; `centred`: the same two, centred on the constant
+    map. Maps are averages over heads of `random_attention`.
     """
     first = random_attention(tokens, spread, pairs, heads, generator).mean(1, keepdim=True)
     second = random_attention(tokens, spread, pairs, heads, generator).mean(1, keepdim=True)
@@ -100,8 +100,8 @@ def unrelated_cosines(
 def logit_spread(attention: Tensor) -> Tensor:
     """Spread of the logits behind maps (batch, heads, queries, keys) with no masked key, (heads,).
 
-    The standard deviation of the log-weights about each row's mean (a row's offset is not
-    identifiable), pooled over rows and examples. Weights below 1e-30 are taken as 1e-30.
+    The standard deviation of the log-weights about each row's mean (a row's offset is not identifiable), pooled over
+    rows and examples. Weights below 1e-30 are taken as 1e-30.
     """
     logs = attention.double().clamp_min(1e-30).log()
     centred = logs - logs.mean(-1, keepdim=True)

@@ -1,7 +1,7 @@
 """What the solvers are checked with: exact solutions, matrices of one step, fitted orders, thresholds.
 
-Used by the tests and by the chapter on stability, so that a page and a test mean the same by
-"order" or "bound". Everything here is small, dense and in float64.
+Used by the tests and by the chapter on stability, so that a page and a test mean the same by "order" or "bound".
+Everything here is small, dense and in float64.
 """
 
 import math
@@ -35,9 +35,9 @@ def manufactured(
 ) -> tuple[PDE, Callable[[float], Tensor], float]:
     """Return a heat equation with potential on [0, 1], its exact solution u(t), and the spacing.
 
-    `u_t = D(t) u_xx + (1 + sin 3t) cos(2x) u + f` with D changing in depth-time and f such that u is
-    known: `exp(sin 2 pi x cos t)` (periodic), `exp(cos pi x cos t)` (neumann), and `1 + x` with two
-    sines that change (dirichlet). Diffusion and potential do not commute.
+    `u_t = D(t) u_xx + (1 + sin 3t) cos(2x) u + f` with D changing in depth-time and f such that u is known: `exp(sin
+    2 pi x cos t)` (periodic), `exp(cos pi x cos t)` (neumann), and `1 + x` with two sines that change (dirichlet).
+    Diffusion and potential do not commute.
     """
     side = lattice.shape[0]
     steps = {"periodic": side, "neumann": side, "dirichlet": side - 1}[lattice.boundary]

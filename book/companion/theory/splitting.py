@@ -20,8 +20,8 @@ def step_defect(pde: PDE, t: float, u: Tensor, increment: float = 1e-4) -> Defec
     """Return what one Lie step with Euler sub-steps leaves out at order `dt^2`.
 
     For the first two terms A (stepped first) and R, exact minus stepped is `dt^2` times `(A'R - R'A) / 2` (splitting)
-    plus `(A'A + R'R) / 2` (Euler inside each term), see {prf:ref}`prop-step-defect`. Derivatives along a direction are
-    central differences: give float64. Cost: eight evaluations of each term.
+    plus `(A'A + R'R) / 2` (Euler inside each term), see {prf:ref}`prop-step-defect`. Derivatives along a direction
+    are central differences: give float64. Cost: eight evaluations of each term.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -76,8 +76,8 @@ def order_errors(pde: PDE, u0: Tensor, method: str, layers: tuple[int, ...], con
 def strang_with_euler(pde: PDE, u0: Tensor, steps: int) -> Tensor:
     """Return the state at the end by Strang's order of terms with Euler sub-steps: first order only.
 
-    The control beside `integrate(method="strang")`, whose sub-steps are of second order: symmetry alone
-    buys nothing while the sub-steps are of first order. For equations without a constraint.
+    The control beside `integrate(method="strang")`, whose sub-steps are of second order: symmetry alone buys nothing
+    while the sub-steps are of first order. For equations without a constraint.
     """
     if pde.constraint is not None:
         raise ValueError("an equation with a constraint was given: this control is for those without.")

@@ -10,8 +10,8 @@ from ..flow import Flow
 def match_heads(flow: Flow, reference: Flow) -> list[Tensor]:
     """Return, per layer, the order of `flow`'s heads that best matches `reference`'s (Hungarian).
 
-    Both Flows must be of the calibration split: held-out data never decides an order. Pairs are
-    scored by the cosine of maps centred on the mean over heads and examples.
+    Both Flows must be of the calibration split: held-out data never decides an order. Pairs are scored by the cosine
+    of maps centred on the mean over heads and examples.
     """
     return [_assignment(ours, theirs) for ours, theirs in zip(flow.attention, reference.attention, strict=True)]
 
@@ -19,8 +19,8 @@ def match_heads(flow: Flow, reference: Flow) -> list[Tensor]:
 def align_heads(calibration: Flow) -> list[Tensor]:
     """Return, per layer, the order of heads that best continues the layer before it.
 
-    Heads have no order of their own within a layer; a model that shares parameters across depth
-    needs one. Layer 0 keeps its order.
+    Heads have no order of their own within a layer; a model that shares parameters across depth needs one. Layer 0
+    keeps its order.
     """
     orders = [torch.arange(calibration.heads)]
     previous = calibration.attention[0]

@@ -1,8 +1,8 @@
 """How alike two attentions, or two states, are: one function a measure, defined in the book.
 
-Attention maps have shape (batch, heads, queries, keys); `rows` of shape (batch, queries) is True
-where a row counts (all rows, if not given). Every function returns one number an example and head,
-(batch, heads), so that means, intervals and worst cases are taken afterwards and in the open.
+Attention maps have shape (batch, heads, queries, keys); `rows` of shape (batch, queries) is True where a row counts
+(all rows, if not given). Every function returns one number an example and head, (batch, heads), so that means,
+intervals and worst cases are taken afterwards and in the open.
 """
 
 import torch
@@ -25,10 +25,9 @@ def cosine(first: Tensor, second: Tensor, rows: Tensor | None = None) -> Tensor:
 def centred_cosine(first: Tensor, second: Tensor, mean: Tensor, rows: Tensor | None = None) -> Tensor:
     """Cosine of `P - M` and `A - M`, (batch, heads).
 
-    `mean` is M, (heads, queries, keys) or broadcastable: the teacher's mean map on the calibration
-    split, or the uniform map (then it is Pearson's correlation over the allowed keys). Where either
-    difference vanishes there is no direction to compare, and the result is 0: a predictor that
-    knows positions only scores 0.
+    `mean` is M, (heads, queries, keys) or broadcastable: the teacher's mean map on the calibration split, or the
+    uniform map (then it is Pearson's correlation over the allowed keys). Where either difference vanishes there is no
+    direction to compare, and the result is 0: a predictor that knows positions only scores 0.
     """
     first, second = _paired(first, second, rows)
     mean = mean.to(first.dtype)
@@ -72,8 +71,8 @@ def top1(first: Tensor, second: Tensor, rows: Tensor | None = None) -> Tensor:
 def state_r2(states: Tensor, reference: Tensor, mean: Tensor, rows: Tensor | None = None) -> Tensor:
     """Share of the reference's variance about `mean` that `states` explain, per channel, (width,).
 
-    `states` and `reference` have shape (examples, tokens, width); `mean` (tokens, width) is the
-    calibration split's mean per token and channel. 1 is exact, 0 is no better than that mean.
+    `states` and `reference` have shape (examples, tokens, width); `mean` (tokens, width) is the calibration split's
+    mean per token and channel. 1 is exact, 0 is no better than that mean.
     """
     if states.shape != reference.shape:
         raise ValueError(
@@ -88,9 +87,8 @@ def state_r2(states: Tensor, reference: Tensor, mean: Tensor, rows: Tensor | Non
 def linear_cka(first: Tensor, second: Tensor) -> float:
     """Debiased linear centred-kernel alignment of two sets of features (samples, width).
 
-    The unbiased HSIC estimator of Song et al. 2012 in its feature form: O(samples * width^2), no
-    samples x samples matrix. Raises `ValueError` with fewer than 20 samples a feature, where even
-    the debiased estimate is noise.
+    The unbiased HSIC estimator of Song et al. 2012 in its feature form: O(samples * width^2), no samples x samples
+    matrix. Raises `ValueError` with fewer than 20 samples a feature, where even the debiased estimate is noise.
     """
     samples, widest = first.shape[0], max(first.shape[1], second.shape[1])
     if second.shape[0] != samples:

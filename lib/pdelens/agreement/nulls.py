@@ -1,7 +1,7 @@
 """What could score as well without knowing anything: the nulls that stand beside every agreement.
 
-An attention null is one map a layer, each broadcastable to (batch, heads, queries, keys). A state
-null is one state a depth.
+An attention null is one map a layer, each broadcastable to (batch, heads, queries, keys). A state null is one state a
+depth.
 """
 
 from itertools import pairwise
@@ -81,9 +81,9 @@ def perturbed(reference: Flow, spread: float, seed: int = 0) -> Maps:
 def state_nulls(reference: Flow, calibration: Flow) -> dict[str, tuple[Tensor, ...]]:
     """Return the state nulls by name, one state a depth.
 
-    `identity` and `affine` come one-step (from the true previous state) and rolled out (from the
-    state at depth 0 alone); `mean state` knows depth, token and channel only. The affine map is one
-    matrix a layer, the same for every token, fitted by least squares on the calibration split.
+    `identity` and `affine` come one-step (from the true previous state) and rolled out (from the state at depth 0
+    alone); `mean state` knows depth, token and channel only. The affine map is one matrix a layer, the same for every
+    token, fitted by least squares on the calibration split.
     """
     maps = [_least_squares(a, b, calibration.mask) for a, b in pairwise(calibration.states)]
     stepped = [reference.states[0]]

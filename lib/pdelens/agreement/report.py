@@ -18,11 +18,10 @@ from .nulls import Maps, mean_states, uniform
 class Report:
     """Agreement of one Flow's attention (and states) with a reference's, and that of every null.
 
-    `attention[measure]` is an array (layers, examples, heads); the measures are `cosine`,
-    `row cosine`, `pearson`, `jensen-shannon`, `total variation`, `top-1` and, with a calibration
-    Flow, `centred cosine`. `head_mean` (layers, examples) is the raw cosine of the maps averaged
-    over heads. `nulls[name]` is the same report of that null. `states` holds, per depth from 1,
-    `r2` and `r2, worst decile`, and `cka` where there are 20 examples a feature.
+    `attention[measure]` is an array (layers, examples, heads); the measures are `cosine`, `row cosine`, `pearson`,
+    `jensen-shannon`, `total variation`, `top-1` and, with a calibration Flow, `centred cosine`. `head_mean` (layers,
+    examples) is the raw cosine of the maps averaged over heads. `nulls[name]` is the same report of that null.
+    `states` holds, per depth from 1, `r2` and `r2, worst decile`, and `cka` where there are 20 examples a feature.
 
     >>> maps = torch.full((4, 2, 5, 5), 0.2)
     >>> compare([maps], Flow(attention=[maps])).worst_head("total variation")
@@ -224,10 +223,10 @@ def state_agreement(
 ) -> dict[str, np.ndarray]:
     """Return per depth 1 ... L: `r2` (mean over channels), `r2, worst decile`, and `cka` (half the cost) if wanted.
 
-    R2 is about the calibration split's mean per depth, token and channel. `cka` (debiased, linear,
-    a sample is one token of one example, centred on that mean) is left out where there are fewer
-    than 20 samples a feature. Channels that carry less than 1e-6 of the mean variance have no R2 and are left
-    out (MiniLM's last norm switches three off).
+    R2 is about the calibration split's mean per depth, token and channel. `cka` (debiased, linear, a sample is one
+    token of one example, centred on that mean) is left out where there are fewer than 20 samples a feature. Channels
+    that carry less than 1e-6 of the mean variance have no R2 and are left out (MiniLM's last norm switches three
+    off).
     """
     keep = reference.mask
     r2, worst, aligned = [], [], []

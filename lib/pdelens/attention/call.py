@@ -22,9 +22,9 @@ class CaptureError(RuntimeError):
 class AttentionCall:
     """What an attention function was given, (batch, heads, tokens, head width) each.
 
-    `mask` is True where a query may see a key, or is added to the logits where it is of a floating
-    type; `bias` is added; `softcap` c turns logits s into `c tanh(s / c)`. Keys and values may have
-    fewer heads than queries (grouped-query attention).
+    `mask` is True where a query may see a key, or is added to the logits where it is of a floating type; `bias` is
+    added; `softcap` c turns logits s into `c tanh(s / c)`. Keys and values may have fewer heads than queries
+    (grouped-query attention).
     """
 
     query: Tensor

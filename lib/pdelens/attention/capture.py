@@ -181,20 +181,20 @@ def capture(
 ) -> AbstractContextManager[Recording]:
     """Record states and attention of every forward pass made inside the `with` block.
 
-    `attention` is "weights" (full maps, `recording.flow()`), "statistics" (exact entropies, drift and
-    diffusivity in O(tokens) memory, `recording.statistics()`; `positions` and further options as in
-    `attention_statistics`) or None (states only). `layers` chooses layers (all, if not given): states
-    are then those that enter each and the one that leaves the last. `device` and `dtype` say where
-    and as what states and weights are kept (as they are, if not given). Batches accumulate.
+    `attention` is "weights" (full maps, `recording.flow()`), "statistics" (exact entropies, drift and diffusivity in
+    O(tokens) memory, `recording.statistics()`; `positions` and further options as in `attention_statistics`) or None
+    (states only). `layers` chooses layers (all, if not given): states are then those that enter each and the one that
+    leaves the last. `device` and `dtype` say where and as what states and weights are kept (as they are, if not
+    given). Batches accumulate.
 
-    Hugging Face models are read through their attention interface, `torch.nn.MultiheadAttention` by
-    hooks, other modules through an attribute `attend`; no module is found by its name. `states[L]` is
-    what leaves the last layer, before any final norm. The model's outputs stay what they were, and
-    the model is left as it was, also after an exception.
+    Hugging Face models are read through their attention interface, `torch.nn.MultiheadAttention` by hooks, other
+    modules through an attribute `attend`; no module is found by its name. `states[L]` is what leaves the last layer,
+    before any final norm. The model's outputs stay what they were, and the model is left as it was, also after an
+    exception.
 
-    Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not
-    finite, or where full maps would need more than `max_bytes`: `layers * batch * heads * tokens^2`
-    values. Cost: statistics add about a second pass of attention.
+    Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not finite, or where full
+    maps would need more than `max_bytes`: `layers * batch * heads * tokens^2` values. Cost: statistics add about a
+    second pass of attention.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> model = Transformer(Configuration(layers=2))
@@ -224,8 +224,8 @@ def flow_of(
 ) -> Flow:
     """Run a model on inputs, batch by batch and without gradients, and return its Flow on the device `keep`.
 
-    `inputs` is one tensor, or tensors by argument name, whose first axis counts examples; `batch` of them run at once.
-    The model is moved to `device` where one is given, and stays there. `attention` as in `capture`.
+    `inputs` is one tensor, or tensors by argument name, whose first axis counts examples; `batch` of them run at
+    once. The model is moved to `device` where one is given, and stays there. `attention` as in `capture`.
 
     Raises `ValueError` where inputs differ in their number of examples or there are none, `CaptureError` as `capture`
     does. Cost: the model's own passes, and memory for every state and map.

@@ -1,8 +1,8 @@
 """Where attention lands on the lattice: sums of displacement over the tiles of `attention_blocks`.
 
-A raw second moment less the square of the first loses all digits where a row is sharp and far from the
-origin. So each tile's rows are centred: a first mean, correct to rounding of the positions themselves, then
-the sums of displacement from that mean and of its square, which lose nothing.
+A raw second moment less the square of the first loses all digits where a row is sharp and far from the origin. So
+each tile's rows are centred: a first mean, correct to rounding of the positions themselves, then the sums of
+displacement from that mean and of its square, which lose nothing.
 """
 
 import math

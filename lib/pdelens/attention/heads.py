@@ -19,9 +19,9 @@ CLASSES = ("sink", "long-range", "advective", "diffusive")
 class Thresholds:
     """What a head is called: the first line that holds decides.
 
-    `sink`: more than `sink` of its mass lands on special tokens. `long-range`: of what lands on the
-    lattice, less than `near` lies within `radius` of the query. `advective`: it moves more than it
-    spreads, |v| > tr D (Peclet number above 1 at unit length). `diffusive`: all others.
+    `sink`: more than `sink` of its mass lands on special tokens. `long-range`: of what lands on the lattice, less
+    than `near` lies within `radius` of the query. `advective`: it moves more than it spreads, |v| > tr D (Peclet
+    number above 1 at unit length). `diffusive`: all others.
     """
 
     sink: float = 0.5
@@ -33,9 +33,9 @@ class Thresholds:
 class Heads:
     """Measures of a model's heads: `values[name]` is (examples, layers, heads), a mean over queries each.
 
-    Names: `drift 0`, `drift 1` (lattice units a layer), `speed` (length of the mean drift),
-    `diffusivity` (trace), `entropy` (nats), `special mass`, `mass near` (share within the radius of
-    what lands on the lattice), `shift` (distance from a pure shift by one token, `|v + e| + tr D`).
+    Names: `drift 0`, `drift 1` (lattice units a layer), `speed` (length of the mean drift), `diffusivity` (trace),
+    `entropy` (nats), `special mass`, `mass near` (share within the radius of what lands on the lattice), `shift`
+    (distance from a pure shift by one token, `|v + e| + tr D`).
 
     >>> from pdelens.lattice import Chain
     >>> even = measure_heads(Flow(attention=[torch.full((3, 2, 5, 5), 0.2)]), Chain(5))
@@ -156,8 +156,8 @@ def by_place(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
 def against_causal_uniform(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor]:
     """Return a causal head's drift and diffusivity over those of the uniform causal head, (examples, layers, heads).
 
-    With i places before it the uniform head has v = -i/2 and D = i (i + 2) / 24; ratios are taken place
-    by place, from the second on, and averaged. 1 is a head that looks at all of its past alike.
+    With i places before it the uniform head has v = -i/2 and D = i (i + 2) / 24; ratios are taken place by place,
+    from the second on, and averaged. 1 is a head that looks at all of its past alike.
     """
     drift, diffusivity = by_place(flow, lattice)
     past = torch.arange(1, lattice.places).to(drift)

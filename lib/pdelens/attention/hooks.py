@@ -1,9 +1,9 @@
 """Follows a model's forward passes: which layer is running, and what its attention was given.
 
 Three kinds of attention are met: Hugging Face models through their registered attention interface,
-`torch.nn.MultiheadAttention`, and any module that mixes its values through an attribute `attend`
-(the small teachers). No module is found by its name. What is done with each call of attention is
-the reader's matter (see `capture`).
+`torch.nn.MultiheadAttention`, and any module that mixes its values through an attribute `attend` (the small
+teachers). No module is found by its name. What is done with each call of attention is the reader's matter (see
+`capture`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,9 +1,9 @@
 """A head as a local operator: moments of its displacement, and how far the local expansion holds.
 
-`A u` at token i is the mean of `u` at displacement Delta under the row's weights. To second order it
-is `u + E[Delta] . grad u + E[Delta Delta^T] : grad grad u / 2`: the generator of drift
-`v = E[Delta]` and diffusivity `D = Cov[Delta] / 2` (the second cumulant; the raw second moment would
-count the drift twice). These are backward operators: they average values and conserve no mass.
+`A u` at token i is the mean of `u` at displacement Delta under the row's weights. To second order it is `u + E[Delta]
+. grad u + E[Delta Delta^T] : grad grad u / 2`: the generator of drift `v = E[Delta]` and diffusivity `D = Cov[Delta]
+/ 2` (the second cumulant; the raw second moment would count the drift twice). These are backward operators: they
+average values and conserve no mass.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ Look = Callable[[Tensor], Tensor]
 class Moments:
     """Moments of attention (..., heads, tokens, keys) over displacement on the lattice, per query.
 
-    `drift` (..., heads, places, dims), `diffusivity` (..., heads, places, dims, dims), in lattice units
-    per layer, conditional on attention that lands on the lattice; `special_mass` (..., heads, places)
-    is the share that does not. Queries are the lattice's own tokens.
+    `drift` (..., heads, places, dims), `diffusivity` (..., heads, places, dims, dims), in lattice units per layer,
+    conditional on attention that lands on the lattice; `special_mass` (..., heads, places) is the share that does
+    not. Queries are the lattice's own tokens.
     """
 
     drift: Tensor
@@ -40,8 +40,8 @@ class Moments:
 def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
     """Return the moments of explicit attention maps (..., heads, tokens, tokens).
 
-    Displacement runs from query to key; a head that copies the previous token has v = -1, D = 0.
-    O(tokens^2), as the maps are.
+    Displacement runs from query to key; a head that copies the previous token has v = -1, D = 0. O(tokens^2), as the
+    maps are.
 
     >>> from pdelens.lattice import Chain
     >>> moments = attention_moments(torch.eye(6).roll(-1, 1)[None, None], Chain(6))
@@ -84,8 +84,8 @@ def lattice_attention(weights: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor
 def taylor(u: Tensor, moments: Moments, lattice: Lattice) -> Tensor:
     """Return `u + v . grad u + (D + v v^T / 2) : grad grad u`, the second-order expansion of `A u`.
 
-    `u` (..., places, width) on the lattice alone (no special tokens); result (..., heads, places, width).
-    Differences are central, with the lattice's own boundary.
+    `u` (..., places, width) on the lattice alone (no special tokens); result (..., heads, places, width). Differences
+    are central, with the lattice's own boundary.
     """
     own = Lattice(lattice.shape, lattice.boundary)
     slope = gradient(u, own).movedim(0, -1)  # (..., places, width, dims)
@@ -105,8 +105,8 @@ def taylor(u: Tensor, moments: Moments, lattice: Lattice) -> Tensor:
 def gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
     """Return the propagator `exp(v . grad + D : grad grad)` as attention, (..., heads, places, places).
 
-    A Gaussian in displacement with mean v and covariance 2 D, on the lattice's tokens, rows summing
-    to 1. `floor` is added to the variance, below which a lattice can't tell a Gaussian from a point.
+    A Gaussian in displacement with mean v and covariance 2 D, on the lattice's tokens, rows summing to 1. `floor` is
+    added to the variance, below which a lattice can't tell a Gaussian from a point.
     """
     # The quadratic form as two products with the keys' monomials: nothing of size (queries, keys, dims) is made.
     middle, pairs = _centred_places(lattice, moments.drift.device)
@@ -120,9 +120,9 @@ def gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
 def fitted_stencil(u: Tensor, target: Tensor, lattice: Lattice) -> Tensor:
     """Return the stencil of u and its first and second differences that best fits `target`, per head.
 
-    One coefficient a head for the value, each first and each second difference (a 3-point stencil on
-    a chain, a 5-point one on a grid), by least squares over all examples, places and channels. `u`
-    (examples, places, width), `target` (examples, heads, places, width); coefficients (heads, 1 + 2 dims).
+    One coefficient a head for the value, each first and each second difference (a 3-point stencil on a chain, a
+    5-point one on a grid), by least squares over all examples, places and channels. `u` (examples, places, width),
+    `target` (examples, heads, places, width); coefficients (heads, 1 + 2 dims).
     """
     features = stencil_features(u, lattice).double()
     # Normal equations will do: the features are few and of like scale.
@@ -167,12 +167,12 @@ def expansions(
 ) -> dict[str, Tensor]:
     """Return the remainder of every local picture of every head, by name, (layers, heads).
 
-    `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with
-    those; `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but
-    blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
-    calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or
-    one for each layer), on the lattice's own tokens. With `per_example` every held-out example has a
-    remainder of its own, (examples, layers, heads), so that intervals can be taken over examples.
+    `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with those;
+    `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but blind to the input);
+    `uniform`: the mean over all places. Stencil and mean map are fitted on the calibration Flow; all are judged on
+    held-out states, looked at through `see` (the normalisation, or one for each layer), on the lattice's own tokens.
+    With `per_example` every held-out example has a remainder of its own, (examples, layers, heads), so that intervals
+    can be taken over examples.
     """
     found: dict[str, list[Tensor]] = {}
     for layer in range(heldout.layers):
@@ -199,20 +199,11 @@ def _inside(flow: Flow, layer: int, lattice: Lattice, look: Look) -> tuple[Tenso
     return lattice_attention(flow.attention[layer], lattice)[0], look(flow.states[layer])[..., own, :]
 
 
-def sinkhorn(logits: Tensor, iterations: int = 20) -> Tensor:
-    """Return the doubly stochastic map of exp(logits) by alternating normalisation (Sander et al. 2022)."""
-    logs = logits
-    for _ in range(iterations):
-        logs = logs - torch.logsumexp(logs, -2, keepdim=True)
-        logs = logs - torch.logsumexp(logs, -1, keepdim=True)
-    return logs.exp()
-
-
 def displacement_kernel(weights: Tensor, lattice: Lattice) -> Tensor:
     """Return attention (..., tokens, tokens) as a function of displacement, averaged over queries.
 
-    (..., 2 n - 1) on a chain, (..., 2 h - 1, 2 w - 1) on a grid, displacement 0 in the middle; each
-    entry is the mean over those queries from which that displacement stays on the lattice.
+    (..., 2 n - 1) on a chain, (..., 2 h - 1, 2 w - 1) on a grid, displacement 0 in the middle; each entry is the mean
+    over those queries from which that displacement stays on the lattice.
     """
     inner, _ = lattice_attention(weights, lattice)
     place = lattice.positions()

@@ -34,8 +34,8 @@ class Recording:
     def flow(self, which: str | None = None) -> Flow:
         """Return the Flow over all examples seen.
 
-        `which` is a part of the name of a stack where the model has several ("encoder", "decoder"), or
-        "cross" for cross-attention. Raises `CaptureError` where there is none, or more than one.
+        `which` is a part of the name of a stack where the model has several ("encoder", "decoder"), or "cross" for
+        cross-attention. Raises `CaptureError` where there is none, or more than one.
         """
         flows = [found.flow for found in self._chosen(which) if found.flow is not None]
         if not flows:

@@ -1,7 +1,7 @@
 """What attention does, from queries and keys alone: entropy, collision and moments in O(tokens) memory.
 
-Every number is exact up to rounding: the whole map is visited, a tile at a time, and never stored. So the
-heads of a real language model can be described at lengths where their maps would not fit.
+Every number is exact up to rounding: the whole map is visited, a tile at a time, and never stored. So the heads of a
+real language model can be described at lengths where their maps would not fit.
 """
 
 import math
@@ -26,12 +26,12 @@ class AttentionStatistics:
     """Statistics of each row of attention (..., heads, queries), float32 (float64 for float64 input).
 
     `entropy` (nats); `collision`, the sum of squared weights; `logsumexp` of the scaled logits (nats);
-    `special_mass`, the share of the row that lands on special tokens; `allowed`, how many keys the query may
-    see; `drift` (..., heads, queries, dims) and `diffusivity` (..., heads, queries, dims, dims) in lattice
-    units per layer, None where positions were not given or moments not asked for; `mass_within`
-    (..., heads, queries, radii), the share that lands within each radius. Undefined entries are NaN: all of
-    a row that may see no key (its `logsumexp` is -inf), and what is about displacement where the query is
-    special or, for drift and diffusivity, nothing lands on the lattice.
+    `special_mass`, the share of the row that lands on special tokens; `allowed`, how many keys the query may see;
+    `drift` (..., heads, queries, dims) and `diffusivity` (..., heads, queries, dims, dims) in lattice units per
+    layer, None where positions were not given or moments not asked for; `mass_within` (..., heads, queries, radii),
+    the share that lands within each radius. Undefined entries are NaN: all of a row that may see no key (its
+    `logsumexp` is -inf), and what is about displacement where the query is special or, for drift and diffusivity,
+    nothing lands on the lattice.
 
     >>> even = statistics_of(torch.full((1, 2, 4), 0.25))
     >>> even.collision.tolist(), even.allowed.tolist()
@@ -70,25 +70,25 @@ def attention_statistics(
 ) -> AttentionStatistics:
     """Return entropy, collision probability, drift and diffusivity of attention without its map.
 
-    With weights `a_ij` of row i: entropy `-sum_j a_ij log a_ij`, collision `sum_j a_ij^2`, drift
-    `v_i = E[Delta]` and diffusivity `D_i = Cov[Delta] / 2`, where Delta is the displacement from query to key
-    on the lattice, conditional on keys that lie on it ({eq}`eq-moments`).
+    With weights `a_ij` of row i: entropy `-sum_j a_ij log a_ij`, collision `sum_j a_ij^2`, drift `v_i = E[Delta]` and
+    diffusivity `D_i = Cov[Delta] / 2`, where Delta is the displacement from query to key on the lattice, conditional
+    on keys that lie on it ({eq}`eq-moments`).
 
-    `query` (..., heads, queries, head_dim); `key` (..., kv_heads, keys, head_dim), heads a multiple of
-    kv_heads (each key head serves a run of query heads); leading axes broadcast. `positions`: a `Lattice`, or
-    a tensor (tokens, dims) or (..., tokens, dims) with NaN for special tokens; displacements on a periodic
-    lattice don't wrap. `special` (tokens,) or (..., tokens), True at (more) special tokens. `mask`: with two
-    axes less than the query it is padding (..., keys), True at real tokens; with as many axes as the query it
-    broadcasts to (..., heads, queries, keys), True where a key may be seen, or is added to the logits where it
-    is of a floating type (-inf or the type's lowest number hides a key). `causal`: no key after the query;
-    `window`: only keys less than so many tokens away. `scale` defaults to 1/sqrt(head_dim). `within`: radii
-    (Euclidean, lattice units) for `mass_within`, a share of the whole row, as `special_mass` is.
+    `query` (..., heads, queries, head_dim); `key` (..., kv_heads, keys, head_dim), heads a multiple of kv_heads (each
+    key head serves a run of query heads); leading axes broadcast. `positions`: a `Lattice`, or a tensor (tokens,
+    dims) or (..., tokens, dims) with NaN for special tokens; displacements on a periodic lattice don't wrap.
+    `special` (tokens,) or (..., tokens), True at (more) special tokens. `mask`: with two axes less than the query it
+    is padding (..., keys), True at real tokens; with as many axes as the query it broadcasts to (..., heads, queries,
+    keys), True where a key may be seen, or is added to the logits where it is of a floating type (-inf or the type's
+    lowest number hides a key). `causal`: no key after the query; `window`: only keys less than so many tokens away.
+    `scale` defaults to 1/sqrt(head_dim). `within`: radii (Euclidean, lattice units) for `mass_within`, a share of the
+    whole row, as `special_mass` is.
 
-    Errors against exact arithmetic are about `eps * max|logit|`, for drift that times the row's spread; past
-    1024 keys logits are made in float64 where moments are wanted, and float64 input is float64 throughout. No
-    gradient passes. Raises `ValueError` or `TypeError` where inputs don't fit or are not finite. Time
-    O(queries * keys * head_dim), a little more than attention itself; memory O(tokens). On CUDA, matrix
-    products must not be rounded to TF32 (torch's default).
+    Errors against exact arithmetic are about `eps * max|logit|`, for drift that times the row's spread; past 1024
+    keys logits are made in float64 where moments are wanted, and float64 input is float64 throughout. No gradient
+    passes. Raises `ValueError` or `TypeError` where inputs don't fit or are not finite. Time O(queries * keys *
+    head_dim), a little more than attention itself; memory O(tokens). On CUDA, matrix products must not be rounded to
+    TF32 (torch's default).
 
     >>> query = torch.zeros(1, 1, 4, 8)
     >>> found = attention_statistics(query, query, Lattice((4,)), causal=True)
@@ -117,10 +117,10 @@ def attend_with_statistics(
 ) -> tuple[Float[Tensor, "*batch heads queries value_dim"], AttentionStatistics]:
     """Return attention applied to values, and its statistics, in one pass.
 
-    `value` (..., kv_heads, keys, value_dim); the output (..., heads, queries, value_dim), of the value's type,
-    is `scaled_dot_product_attention`'s up to rounding, zero in rows that may see no key. All else as in
-    `attention_statistics`. Raises `ValueError` where a gradient would be lost. Cost: one pass of attention and about a
-    third of one.
+    `value` (..., kv_heads, keys, value_dim); the output (..., heads, queries, value_dim), of the value's type, is
+    `scaled_dot_product_attention`'s up to rounding, zero in rows that may see no key. All else as in
+    `attention_statistics`. Raises `ValueError` where a gradient would be lost. Cost: one pass of attention and about
+    a third of one.
 
     >>> query, value = torch.zeros(1, 1, 3, 8), torch.tensor([[[[0.0], [3.0], [6.0]]]])
     >>> output, statistics = attend_with_statistics(query, query, value, causal=True)
@@ -157,9 +157,9 @@ def statistics_of(
 ) -> AttentionStatistics:
     """Return the statistics of explicit maps (..., heads, queries, keys), as of those that aren't stored.
 
-    Rows are normalised; one of zeros is a row that may see no key. `allowed` counts the weights that are
-    not zero, and `logsumexp` is NaN: weights don't tell it. All else as in `attention_statistics`. Raises `ValueError`
-    for weights that are negative or not finite. Cost O(queries keys): one pass over the maps.
+    Rows are normalised; one of zeros is a row that may see no key. `allowed` counts the weights that are not zero,
+    and `logsumexp` is NaN: weights don't tell it. All else as in `attention_statistics`. Raises `ValueError` for
+    weights that are negative or not finite. Cost O(queries keys): one pass over the maps.
 
     >>> statistics_of(torch.full((1, 2, 4), 0.25)).entropy.exp().tolist()
     [[4.0, 4.0]]

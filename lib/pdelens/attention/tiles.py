@@ -1,9 +1,8 @@
 """Softmax attention read tile by tile: some queries against all keys that they may see, never the whole map.
 
-A tile is small enough for the cache of a CPU, and of fixed size, so whatever is summed over keys needs
-memory in proportion to tokens, not to their square. Everything is float32, or float64 for float64 input.
-Logits are kept in base 2 (`exp2` is several times faster than `exp` on a CPU) and less their row's
-largest, so that no weight overflows.
+A tile is small enough for the cache of a CPU, and of fixed size, so whatever is summed over keys needs memory in
+proportion to tokens, not to their square. Everything is float32, or float64 for float64 input. Logits are kept in
+base 2 (`exp2` is several times faster than `exp` on a CPU) and less their row's largest, so that no weight overflows.
 """
 
 import math
@@ -28,8 +27,8 @@ HIDDEN = -1e30
 class Tile:
     """Some queries of some heads against the keys they may see, (heads, queries, keys).
 
-    `weights = exp2(logits)` sum to `total` along a row, and `logits` are in bits less their row's `peak`.
-    `spare` are buffers of the same shape; they, and the tile's own, are overwritten by the next tile.
+    `weights = exp2(logits)` sum to `total` along a row, and `logits` are in bits less their row's `peak`. `spare` are
+    buffers of the same shape; they, and the tile's own, are overwritten by the next tile.
     """
 
     heads: slice
@@ -47,8 +46,8 @@ class TiledAttention:
     """Queries and keys, checked, with all leading axes and heads in one: `query` (heads, queries, head_dim).
 
     `batch` is the shape of the leading axes and `heads` the number of heads of one example; `count` that of all;
-    `rows` is the shape of what is known of each row. `fine` multiplies queries and keys in float64, since a
-    large logit rounded to float32 changes its weight by more than float32 could. `mask` as in `attention_statistics`.
+    `rows` is the shape of what is known of each row. `fine` multiplies queries and keys in float64, since a large
+    logit rounded to float32 changes its weight by more than float32 could. `mask` as in `attention_statistics`.
     """
 
     def __init__(
@@ -92,8 +91,8 @@ class TiledAttention:
     def tiles(self, spare: int = 1) -> Iterator[Tile]:
         """Yield the tiles, all heads of some queries before the queries before them.
 
-        The last queries come first: causal ones see the most keys, so whatever is needed for a tile fits later
-        where it was before, and memory doesn't scatter.
+        The last queries come first: causal ones see the most keys, so whatever is needed for a tile fits later where
+        it was before, and memory doesn't scatter.
         """
         height, group = self._sizes()
         store = [self.empty(group * height * self.keys) for _ in range(2 + spare)]

@@ -1,9 +1,9 @@
 """Points inside boxes as bits of machine words: exact neighbours in the maximum norm, 64 pairs an operation.
 
-A max-norm ball is a box. In one column the points inside an interval are a run of the sorted points, so
-their set is the exclusive or of two *prefix sets* (the first c sorted points, one bit a point); over columns the
-sets meet by `and`. Each column costs `samples^2 / 64` word operations whatever the data look like, which beats
-trees as soon as boxes hold many points or columns are many.
+A max-norm ball is a box. In one column the points inside an interval are a run of the sorted points, so their set is
+the exclusive or of two *prefix sets* (the first c sorted points, one bit a point); over columns the sets meet by
+`and`. Each column costs `samples^2 / 64` word operations whatever the data look like, which beats trees as soon as
+boxes hold many points or columns are many.
 """
 
 from collections.abc import Iterator

@@ -45,17 +45,17 @@ class Copula:
     def like(self, data: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return as many rows as `data` with this dependence and exactly the values of each of its columns.
 
-        A column's values are dealt out in the order of a fresh sample, so that nothing but the dependence
-        differs from the data, and no pair of rows comes twice.
+        A column's values are dealt out in the order of a fresh sample, so that nothing but the dependence differs
+        from the data, and no pair of rows comes twice.
         """
         return np.take_along_axis(np.sort(data, axis=0), ranks(self.sample(len(data), random)), axis=0)
 
     def with_information(self, wanted: float) -> "Copula":
         r"""Return the copula whose canonical correlations are turned up or down until it has `wanted` nats.
 
-        $r \to \tanh(s \,\mathrm{artanh}\, r)$ for all, s found by bisection; the dependence within x and
-        within y stays. The excess of a shared scale cannot be turned, so that no less than it is reached.
-        ValueError where `wanted` is not finite.
+        $r \to \tanh(s \,\mathrm{artanh}\, r)$ for all, s found by bisection; the dependence within x and within y
+        stays. The excess of a shared scale cannot be turned, so that no less than it is reached. ValueError where
+        `wanted` is not finite.
         """
         if not np.isfinite(wanted):
             raise ValueError(f"{wanted} nats were asked for: a finite number is wanted.")
@@ -77,8 +77,8 @@ class Copula:
     def canonical(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return x and y of rows (samples, dim_x + dim_y) turned to canonical variables, strongest pair first.
 
-        Invertible linear maps of x and of y: they keep the information and make the columns of x, and those
-        of y, uncorrelated where the rows have this copula's correlation.
+        Invertible linear maps of x and of y: they keep the information and make the columns of x, and those of y,
+        uncorrelated where the rows have this copula's correlation.
         """
         root_x, root_y, (u, _, v) = self._canonical()
         x = np.linalg.solve(root_x, rows[:, : self.dim_x].T).T @ u

@@ -28,8 +28,8 @@ def parts(
 ) -> Parts:
     """Return one random order of the samples, cut for member m after a turn by m/members of it.
 
-    The parts of one member share no sample; with `test = ceil(samples / members)` the test parts of all
-    members together hold every sample.
+    The parts of one member share no sample; with `test = ceil(samples / members)` the test parts of all members
+    together hold every sample.
 
     >>> cut = parts(10, 5, 2, 2, torch.Generator().manual_seed(0))
     >>> sorted(cut.test.flatten().tolist()) == list(range(10)), cut.train.shape

@@ -41,9 +41,9 @@ def binned(
     or in count; the term in brackets, `m` the occupied cells, is `"miller-madow"`. Without either, `bins` is the
     largest number (at least 2) that leaves five samples a cell of the joint grid.
 
-    It measures the cells, not x and y: the plain value never passes `ln N`, and once almost every sample has a cell of
-    its own all entropies are `ln N` and so is the value, whatever x and y are. The correction does not see that; it
-    adds up to 1/2.
+    It measures the cells, not x and y: the plain value never passes `ln N`, and once almost every sample has a cell
+    of its own all entropies are `ln N` and so is the value, whatever x and y are. The correction does not see that;
+    it adds up to 1/2.
 
     x (samples, dx), y (samples, dy); ValueError for `bins` with `width`. Cost: a sort of the rows. Source: Miller
     1955; Paninski 2003 (10.1162/089976603321780272) for the bias.
@@ -70,8 +70,8 @@ def binned_entropy(
 ) -> BinnedEntropy:
     """Return the plug-in entropy of the cells that t (samples, columns) falls in, and how many it occupies.
 
-    Grid and correction as in `binned`; one of `width` and `bins` is needed. With N different cells the
-    entropy is `ln N`: it then counts samples.
+    Grid and correction as in `binned`; one of `width` and `bins` is needed. With N different cells the entropy is `ln
+    N`: it then counts samples.
 
     >>> wide = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
     >>> entropy = binned_entropy(wide, width=1.0)
@@ -88,14 +88,15 @@ def kernel_density(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> f
     $$I = \tfrac1N \sum_i \ln \frac{\hat p_{-i}(x_i, y_i)}{\hat p_{-i}(x_i)\, \hat p_{-i}(y_i)}$$
 
     with one isotropic Gaussian kernel on columns of unit variance, `bandwidth` its deviation; without one
-    $N^{-1/(d+4)}$, $d = d_x + d_y$: Scott's rule for the joint density, used for all three so that their errors partly
-    cancel. Keeping sample i in its own density would give the difference of the upper bounds of `noise.kernel_bounds`,
-    whose value at a narrow kernel is `ln N`; so, the value is at most `ln(N - 1)`, and a kernel too narrow to hold
-    neighbours gives large negative ones.
+    $N^{-1/(d+4)}$, $d = d_x + d_y$: Scott's rule for the joint density, used for all three so that their errors
+    partly cancel. Keeping sample i in its own density would give the difference of the upper bounds of
+    `noise.kernel_bounds`, whose value at a narrow kernel is `ln N`; so, the value is at most `ln(N - 1)`, and a
+    kernel too narrow to hold neighbours gives large negative ones.
 
     For a few columns: at N = 2,000 it is within 0.03 nats of 0.51 for 1 + 1 columns, but for 5 + 5 it reads 1.6 for
-    2.55 and -0.3 at independence, for 25 + 25 below 0 for 3.6. ValueError for a constant column or a bandwidth that is
-    not positive. Cost: `N^2 (dx + dy)`, chunked. Source: Moon, Rajagopalan and Lall 1995 (10.1103/PhysRevE.52.2318).
+    2.55 and -0.3 at independence, for 25 + 25 below 0 for 3.6. ValueError for a constant column or a bandwidth that
+    is not positive. Cost: `N^2 (dx + dy)`, chunked. Source: Moon, Rajagopalan and Lall 1995
+    (10.1103/PhysRevE.52.2318).
 
     >>> x, y = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> abs(kernel_density(x, y)) < 0.05
@@ -120,14 +121,14 @@ def renyi(x: Tensor, y: Tensor, *, alpha: float = 1.01, bandwidth: float | None 
     $$I_\alpha = S_\alpha(A) + S_\alpha(B) - S_\alpha\Big(\frac{A \circ B}{\mathrm{tr}(A \circ B)}\Big),
       \qquad S_\alpha(A) = \tfrac{1}{1 - \alpha} \ln \sum_i \lambda_i(A)^\alpha$$
 
-    A and B are the Gaussian kernel matrices of x and of y over N. It is a functional of those matrices, in 0 ...
-    `ln N`: it shares properties with the mutual information but does not estimate it, and it grows as the `bandwidth`
-    shrinks. Rule without one, for each of x and y: median distance of its samples times $N^{-1/(d+4)}$, d its columns;
-    `bandwidth` has the data's units and is used for both.
+    A and B are the Gaussian kernel matrices of x and of y over N. It is a functional of those matrices, in 0 ... `ln
+    N`: it shares properties with the mutual information but does not estimate it, and it grows as the `bandwidth`
+    shrinks. Rule without one, for each of x and y: median distance of its samples times $N^{-1/(d+4)}$, d its
+    columns; `bandwidth` has the data's units and is used for both.
 
-    x (samples, dx), y (samples, dy). ValueError where three N x N matrices pass 3 GiB (N = 11,585), for an
-    order that is not positive, and for a median distance of 0. Cost: three eigenvalue problems, `4 N^3`
-    operations. Source: Giraldo, Rao and Principe 2015 (10.1109/TIT.2014.2370058).
+    x (samples, dx), y (samples, dy). ValueError where three N x N matrices pass 3 GiB (N = 11,585), for an order that
+    is not positive, and for a median distance of 0. Cost: three eigenvalue problems, `4 N^3` operations. Source:
+    Giraldo, Rao and Principe 2015 (10.1109/TIT.2014.2370058).
 
     >>> apart = torch.arange(8.0)[:, None]
     >>> round(renyi(apart, apart, bandwidth=0.01), 6) == round(math.log(8), 6)

@@ -19,9 +19,9 @@ def gaussian(x: Tensor, y: Tensor) -> float:
     bound of the information where x or y (each taken whole) is Gaussian, and no bound where neither is. `math.inf`
     where a combination of y's columns is one of x's.
 
-    x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly independent: else ValueError. Cost: one QR of
-    each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the Wishart log-determinant: Muirhead 1982; used
-    so by Ince et al. 2017 (10.1002/hbm.23471).
+    x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly independent: else ValueError. Cost: one QR
+    of each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the Wishart log-determinant: Muirhead 1982;
+    used so by Ince et al. 2017 (10.1002/hbm.23471).
 
     >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
     >>> abs(gaussian(x, 0.8 * x + 0.6 * noise) + 0.5 * torch.tensor(0.36).log().item()) < 0.1
@@ -51,9 +51,9 @@ def gaussian_copula(x: Tensor, y: Tensor) -> float:
     column's scores are Gaussian; with several columns on both sides it is one only where the scores of x, or those of
     y, are jointly Gaussian. It misses dependence that leaves the scores uncorrelated, all of `y = x^2` for an even x.
 
-    Shapes, errors and cost as `gaussian`, and a sort of each column. The bias correction is exact for Gaussian samples
-    and good to O(1/N) for scores. Ties share their mean rank; columns with many are discrete, and this is not for
-    them. Source: Ince et al. 2017 (10.1002/hbm.23471).
+    Shapes, errors and cost as `gaussian`, and a sort of each column. The bias correction is exact for Gaussian
+    samples and good to O(1/N) for scores. Ties share their mean rank; columns with many are discrete, and this is not
+    for them. Source: Ince et al. 2017 (10.1002/hbm.23471).
 
     >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
     >>> y = 0.8 * x + 0.6 * noise
@@ -148,10 +148,9 @@ def gaussian_information(covariance: np.ndarray, dim_x: int) -> float:
 def student_excess(dim_x: int, dim_y: int, freedom: float) -> float:
     r"""Return what a multivariate Student t has in I(X;Y) beyond the normal of the same dispersion, in nats.
 
-    $h(d_x) + h(d_y) - h(d_x + d_y)$ of standard Student vectors with `freedom` degrees of freedom $\nu$, where
-    $h(d) = \ln\frac{\Gamma(\nu/2) (\nu\pi)^{d/2}}{\Gamma((\nu+d)/2)}
-    + \frac{\nu+d}{2}\left[\psi(\frac{\nu+d}{2}) - \psi(\frac{\nu}{2})\right]$
-    (Arellano-Valle, Contreras-Reyes and Genton 2013).
+    $h(d_x) + h(d_y) - h(d_x + d_y)$ of standard Student vectors with `freedom` degrees of freedom $\nu$, where $h(d)
+    = \ln\frac{\Gamma(\nu/2) (\nu\pi)^{d/2}}{\Gamma((\nu+d)/2)} + \frac{\nu+d}{2}\left[\psi(\frac{\nu+d}{2}) -
+    \psi(\frac{\nu}{2})\right]$ (Arellano-Valle, Contreras-Reyes and Genton 2013).
 
     >>> round(student_excess(5, 5, 2), 4)
     0.4482

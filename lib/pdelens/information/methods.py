@@ -22,10 +22,11 @@ Maker = Callable[[int, int], Estimator]
 class Method:
     """An estimator by name: how to call it, how much it can report, and how often it may be called.
 
-    `make(neighbours, seed)` gives the estimator of x and y, `ceiling(samples, neighbours)` its largest value; `quick`,
-    where there is one, makes a cheaper estimator for the null. `halves` is the number of random halves behind the
-    interval, `repeats` of calibration samples (0 for what estimates another quantity: Renyi's, sliced and usable
-    information); `null_samples` and `shuffles` bound the null. `continuous`: ties are broken and labels refused.
+    `make(neighbours, seed)` gives the estimator of x and y, `ceiling(samples, neighbours)` its largest value;
+    `quick`, where there is one, makes a cheaper estimator for the null. `halves` is the number of random halves
+    behind the interval, `repeats` of calibration samples (0 for what estimates another quantity: Renyi's, sliced and
+    usable information); `null_samples` and `shuffles` bound the null. `continuous`: ties are broken and labels
+    refused.
     """
 
     make: Maker

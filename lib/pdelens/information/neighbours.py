@@ -9,8 +9,8 @@ What answers is chosen by size (`method="auto"`), where each won on one CPU thre
   a radius holds so many points that a tree no longer prunes;
 - `"chunks"`: all distances in torch, some rows at a time: any size on a GPU.
 
-They give the same numbers: a distance is the greatest rounded difference of coordinates, and a radius is
-compared with that distance, never with the rounded ends of an interval.
+They give the same numbers: a distance is the greatest rounded difference of coordinates, and a radius is compared
+with that distance, never with the rounded ends of an interval.
 """
 
 import numpy as np
@@ -26,9 +26,9 @@ CHUNK_BYTES = 2**26
 def nearest(points: Tensor, neighbours: int, *, method: str = "auto") -> tuple[Tensor, Tensor]:
     """Return the distances and the indices of each point's nearest other points, in order.
 
-    `points` (samples, dims); both results are (samples, neighbours), on the device of `points`, distances in
-    float64 (`"chunks"`: in the points' own type). Raises ValueError for fewer than `neighbours + 1` points and
-    for NaN or infinity. Between points at the same distance the choice is free.
+    `points` (samples, dims); both results are (samples, neighbours), on the device of `points`, distances in float64
+    (`"chunks"`: in the points' own type). Raises ValueError for fewer than `neighbours + 1` points and for NaN or
+    infinity. Between points at the same distance the choice is free.
 
     >>> distance, index = nearest(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), 2)
     >>> distance.tolist(), index.tolist()
@@ -52,8 +52,8 @@ def nearest(points: Tensor, neighbours: int, *, method: str = "auto") -> tuple[T
 def count_within(points: Tensor, radius: Tensor, *, strict: bool = True, method: str = "auto") -> Tensor:
     """Return how many other points are nearer than each point's radius, or with `strict=False` no farther.
 
-    `points` (samples, dims), `radius` (samples,), counts (samples,) int64. Raises ValueError for radii that are
-    not one a point, and for NaN or infinity in the points.
+    `points` (samples, dims), `radius` (samples,), counts (samples,) int64. Raises ValueError for radii that are not
+    one a point, and for NaN or infinity in the points.
 
     >>> points = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     >>> count_within(points, torch.full((4,), 3.0)).tolist()

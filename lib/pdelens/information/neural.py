@@ -34,8 +34,8 @@ def info_nce(
 
     $$I \ge \mathbb E\Big[\tfrac1B \sum_i \ln \frac{e^{f(x_i, y_i)}}{\tfrac1B \sum_j e^{f(x_i, y_j)}}\Big]$$
 
-    A lower bound in expectation for any critic; it never passes `ln B`, B being `batch` or, where that is
-    smaller, the validation part (`ceiling`). What it misses is the critic's fault, or the ceiling's.
+    A lower bound in expectation for any critic; it never passes `ln B`, B being `batch` or, where that is smaller,
+    the validation part (`ceiling`). What it misses is the critic's fault, or the ceiling's.
 
     `seeds` critics train at once, as one tensor program. Each is fitted to its own 65 % of the samples, stopped where
     its bound on another 15 % is best (looked at every 10 steps; at rest for 15 looks, or `steps`), and read on the
@@ -100,8 +100,8 @@ def mine(
     $$I \ge \mathbb E_{p(x, y)}[f] - \ln \mathbb E_{p(x) p(y)}[e^f]$$
 
     A batch's gradient of the logarithm is biased, so its denominator is an average over steps that keeps `memory` of
-    the last. The logarithm of a mean over finitely many pairs is too small on average, so the value is a bound only up
-    to that; each sample paired with itself, as in `nwj`, works the other way and keeps it at or below `ln n`.
+    the last. The logarithm of a mean over finitely many pairs is too small on average, so the value is a bound only
+    up to that; each sample paired with itself, as in `nwj`, works the other way and keeps it at or below `ln n`.
 
     All else as in `info_nce`. Source: Belghazi et al. 2018 (1801.04062).
 

@@ -21,13 +21,13 @@ def noisy_information(t: Tensor, *, variance: float, draws: int = 4, seed: int =
 
     $$I = -\frac1N \sum_i \mathbb E_Z \ln \frac1N \sum_j e^{-(|t_i - t_j + Z|^2 - |Z|^2) / 2 \sigma^2},$$
 
-    the expectation over `draws` draws of Z for every i, half of them the negatives of the others where the number
-    is even. It runs from `ln N` (no noise) to 0, whatever the map; the error of one call is about
-    $1 / \sqrt{N \cdot draws}$ nats. `variance` has the units of t squared: give it relative to the layer's scale,
-    and sweep it. No statement about other inputs than these N.
+    the expectation over `draws` draws of Z for every i, half of them the negatives of the others where the number is
+    even. It runs from `ln N` (no noise) to 0, whatever the map; the error of one call is about $1 / \sqrt{N \cdot
+    draws}$ nats. `variance` has the units of t squared: give it relative to the layer's scale, and sweep it. No
+    statement about other inputs than these N.
 
-    ValueError for a variance or a number of draws that is not positive. Cost: `draws N^2 columns`, chunked.
-    Source: Goldfeld et al. 2019 (1810.05728), who add the noise to the network.
+    ValueError for a variance or a number of draws that is not positive. Cost: `draws N^2 columns`, chunked. Source:
+    Goldfeld et al. 2019 (1810.05728), who add the noise to the network.
 
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> round(noisy_information(two, variance=1.0), 6), round(noisy_information(two, variance=1e12), 6)

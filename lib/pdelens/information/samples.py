@@ -49,7 +49,8 @@ def untied(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
     """Return x and y with ties broken by a stated jitter, and what was done in words.
 
     Distances and ranks need continuous columns. A tied column gets uniform noise as wide as its smallest gap, which
-    is what rounding took away. Raises ValueError for class labels: whole numbers of which each comes ten times or more.
+    is what rounding took away. Raises ValueError for class labels: whole numbers of which each comes ten times or
+    more.
 
     >>> x, y = torch.arange(50.0)[:, None], torch.randn(50, 1)
     >>> rounded = torch.cat([x[:25], x[:25]])

@@ -43,8 +43,8 @@ def restore(
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Load a checkpoint of this very job into model and optimiser; return what `store` was told.
 
-    Where the newest is torn, the one before it is used if it was kept. None where there is none, or
-    none whole, or where it is of another job (each said in a sentence).
+    Where the newest is torn, the one before it is used if it was kept. None where there is none, or none whole, or
+    where it is of another job (each said in a sentence).
     """
     found = None
     for candidate in (path, _before(path)):

@@ -22,8 +22,8 @@ from .terms import Advection, Diffusion, Reaction, SelfAttention, Term
 class PostNorm(Term):
     """`(g - 1) z + b + f(g z + b)`: a term as a post-norm layer sees it, on the normalised state z.
 
-    Stepped by `z <- normalise(z + dt h(z))`, one unit step is the post-norm sublayer exactly, and it
-    refines (gain and bias make layer norm no projection, so the plain residual form would not).
+    Stepped by `z <- normalise(z + dt h(z))`, one unit step is the post-norm sublayer exactly, and it refines (gain
+    and bias make layer norm no projection, so the plain residual form would not).
     """
 
     def __init__(self, inner: Term, width: int, depth: float = 1.0, **temporal):
@@ -57,9 +57,10 @@ class PDE(nn.Module):
     """The equation `du/dt = sum of named terms` for states (batch, tokens, width), over depth-time [0, depth].
 
     One unit of depth-time is one layer of the Transformer that it stands for. `terms` are modules (`pde.terms.Term`,
-    or your own subclass) in the order in which a splitting steps them; `lattice` says where tokens live (None: nowhere,
-    then no term may need it); `constraint` keeps states on a surface (`pde.constraints`). Raises `ValueError` without
-    terms. `rhs(t, u)` evaluates it, `integrate` solves it, `fit` calibrates it, `without("name")` drops a term.
+    or your own subclass) in the order in which a splitting steps them; `lattice` says where tokens live (None:
+    nowhere, then no term may need it); `constraint` keeps states on a surface (`pde.constraints`). Raises
+    `ValueError` without terms. `rhs(t, u)` evaluates it, `integrate` solves it, `fit` calibrates it,
+    `without("name")` drops a term.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -147,13 +148,13 @@ class PDE(nn.Module):
 class TransformerPDE(PDE):
     """The master equation with a Transformer's terms, for calibration to a teacher.
 
-    `width`, `heads`, `hidden` as the teacher's; `depth` its layers. `temporal_modes` K and `basis`
-    say how coefficients depend on depth-time: K = 1 is autonomous, K = depth with `piecewise` is the
-    unshared network. `diffusion` and `advection` are initial values, None leaves the term out.
-    `normalisation` is what attention and reaction look through (`layer`, `rms`, `dyt`, `none`);
-    `form="post"` is the post-norm equation on the sphere. Parameters: share K / depth of the blocks'. Raises
-    `ValueError` for local terms without a lattice and for names that it does not know. Source: Lu et al. 2019 (arXiv
-    1906.02762) for layers as splitting steps; the diffusion term is the paper's.
+    `width`, `heads`, `hidden` as the teacher's; `depth` its layers. `temporal_modes` K and `basis` say how
+    coefficients depend on depth-time: K = 1 is autonomous, K = depth with `piecewise` is the unshared network.
+    `diffusion` and `advection` are initial values, None leaves the term out. `normalisation` is what attention and
+    reaction look through (`layer`, `rms`, `dyt`, `none`); `form="post"` is the post-norm equation on the sphere.
+    Parameters: share K / depth of the blocks'. Raises `ValueError` for local terms without a lattice and for names
+    that it does not know. Source: Lu et al. 2019 (arXiv 1906.02762) for layers as splitting steps; the diffusion term
+    is the paper's.
 
     >>> from pdelens.lattice import Grid
     >>> print(TransformerPDE(64, 4, Grid(7, 7), temporal_modes=2))
@@ -196,8 +197,7 @@ class TransformerPDE(PDE):
             if reaction:
                 terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **temporal)
         if form == "post":
-            residual = ("attention", "reaction")
-            terms = {n: PostNorm(t, width, **temporal) if n in residual else t for n, t in terms.items()}
+            terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
         super().__init__(terms, lattice, depth, Sphere(epsilon) if form == "post" else None)
         self.form = form
         # A post-norm Transformer's last norm belongs to no later sublayer.

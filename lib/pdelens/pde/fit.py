@@ -1,8 +1,8 @@
 """Calibrates a PDE to a teacher's Flows, under a named supervision and a named policy of sub-steps."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +19,9 @@ from .integrate import DivergenceError, solve
 from .loop import Loop
 from .modes import Modes
 from .muon import Muon
+from .plan import Plan, doubled
 from .schemes import Steps
 
-OPTIMIZERS = ("muon", "adam")
-SUPERVISIONS = ("states", "attention+states", "attention+states+logits", "labels")
 Flows = Flow | Callable[[torch.Generator, int], Flow | tuple[Flow, Tensor]]
 
 
@@ -36,83 +35,6 @@ class FitError(RuntimeError):
     Traceback (most recent call last):
     pdelens.pde.fit.FitError: optimiser step 1: ...
     """
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a calibration does, and what makes it the same again.
-
-    `substeps` is the policy, by `method`: a number (fixed), or (low, high), drawn anew at every step. `graded`, where
-    given, replaces it: (low, high) for each layer, the last also for the rest, drawn for each layer by itself.
-    `entry` are times inside the first layer, as shares of it, at which steps begin too (graded like layers of their
-    own): where a small embedding is carried far at once, even steps miss its beginning. `refinement` adds this weight
-    times the distance between one and two times as many sub-steps (the refinement penalty). `forced` is the share of
-    steps at the beginning that start every layer from the teacher's own state (teacher forcing), `doubled` the share at
-    the end that takes twice as many sub-steps. `patience` counts validations without improvement before stopping early
-    (0: never). `optimizer` is "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean nothing.
-
-    >>> Plan(substeps=(2, 4), method="heun").finest.substeps
-    (4,)
-    """
-
-    supervision: str = "attention+states"
-    substeps: int | tuple[int, int] = 1
-    graded: tuple[tuple[int, int], ...] = ()
-    entry: tuple[float, ...] = ()
-    refinement: float = 0.0
-    forced: float = 0.0
-    doubled: float = 0.0
-    method: str = "lie"
-    optimizer: str = "muon"
-    steps: int = 1000
-    batch: int = 64
-    peak_rate: float = 3e-3
-    validate_every: int = 100
-    patience: int = 0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(f"supervision {self.supervision!r} was given: choose from {', '.join(SUPERVISIONS)}.")
-        for low, high in self.ranges:
-            if low < 1 or high < low:
-                raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
-        if any(not a < b for a, b in pairwise((0.0, *self.entry, 1.0))):
-            raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
-        for name, share in (("forced", self.forced), ("doubled", self.doubled)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """The fewest and most sub-steps of each layer, of which the last stands for the rest."""
-        if self.graded:
-            return self.graded
-        return ((self.substeps, self.substeps) if isinstance(self.substeps, int) else self.substeps,)
-
-    def draw(self, generator: torch.Generator, layers: int) -> Steps:
-        """Return how one optimiser step integrates."""
-        if not self.graded:
-            return Steps(self.method, _between(self.ranges[0], generator))
-        every = [self.graded[min(part, len(self.graded) - 1)] for part in range(layers + len(self.entry))]
-        return Steps(self.method, tuple(_between(one, generator) for one in every))
-
-    def times(self, depths: Sequence[float]) -> list[float]:
-        """Return depths with the entry times between the first two."""
-        first, second = depths[:2]
-        return [first, *(first + share * (second - first) for share in self.entry), *depths[1:]]
-
-    @property
-    def finest(self) -> Steps:
-        """How validation integrates: with the most sub-steps."""
-        most = Steps(self.method, tuple(high for _, high in self.ranges))
-        return _doubled(most) if self.doubled else most
-
-
-def _between(ends: tuple[int, int], generator: torch.Generator) -> int:
-    return int(torch.randint(ends[0], ends[1] + 1, (1,), generator=generator))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,18 +71,17 @@ def fit(
 ) -> Fit:
     """Calibrate a PDE to a teacher, rolled out from the state at depth 0 alone.
 
-    `flows` is the teacher's Flow, from which batches are drawn, or a function (generator, batch) ->
-    Flow (with `labels` supervision: -> (Flow, labels)). The loss sums, over what `supervision` names:
-    `states`: squared error over variance, mean over depths 1 ... L; `attention`: KL(teacher, PDE) per
-    row; `logits`: KL of the classes that `readout` gives for a last state (and its mask, where tokens are
-    padded); `labels`: their cross-entropy, no teacher.
-    `settings` are fields of `Plan`. With `checkpoint`, a killed calibration goes on where it was and
-    ends with the same result; `stop_after` so many steps, or at the time `until` (as `time.time`), it
-    leaves off there itself, and the result is not `finished`. The parameters of the best validation are
-    kept (`labels`: of the last step, as the Flow for validation has no labels). Raises `FitError` where
-    the loss is no longer finite. One cycle of the rate, gradients clipped at norm 1. Cost: a step is a roll-out
-    and its gradient, about three times the right-hand sides of `Plan.substeps`. Source: distillation of states and
-    attention as in MiniLM (Wang et al. 2020, arXiv 2002.10957), here through the solver's steps.
+    `flows` is the teacher's Flow, from which batches are drawn, or a function (generator, batch) -> Flow (with
+    `labels` supervision: -> (Flow, labels)). The loss sums, over what `supervision` names: `states`: squared error
+    over variance, mean over depths 1 ... L; `attention`: KL(teacher, PDE) per row; `logits`: KL of the classes that
+    `readout` gives for a last state (and its mask, where tokens are padded); `labels`: their cross-entropy, no
+    teacher. `settings` are fields of `Plan`. With `checkpoint`, a killed calibration goes on where it was and ends
+    with the same result; `stop_after` so many steps, or at the time `until` (as `time.time`), it leaves off there
+    itself, and the result is not `finished`. The parameters of the best validation are kept (`labels`: of the last
+    step, as the Flow for validation has no labels). Raises `FitError` where the loss is no longer finite. One cycle
+    of the rate, gradients clipped at norm 1. Cost: a step is a roll-out and its gradient, about three times the
+    right-hand sides of `Plan.substeps`. Source: distillation of states and attention as in MiniLM (Wang et al. 2020,
+    arXiv 2002.10957), here through the solver's steps.
 
     >>> from pdelens import Chain, integrate
     >>> from pdelens.pde.terms import Diffusion
@@ -245,21 +166,16 @@ def _optimizer(pde: PDE, plan: Plan) -> torch.optim.Optimizer:
 def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, number: int) -> Tensor:
     how = plan.draw(generator_for(plan.seed, 10_000_000 + number), flow.layers)
     if number >= (1 - plan.doubled) * plan.steps:
-        how = _doubled(how)
+        how = doubled(how)
     if number < plan.forced * plan.steps:
         states, maps = _forced(pde, flow, how, plan)
     else:
         states, maps = _rolled_out(pde, flow, how, plan)
     loss = _supervised(states, maps, flow, labels, plan, scales, readout)
     if plan.refinement:
-        finer, _ = _rolled_out(pde, flow, _doubled(how), plan)
+        finer, _ = _rolled_out(pde, flow, doubled(how), plan)
         loss = loss + plan.refinement * _state_loss(finer, states, flow, scales)
     return loss
-
-
-def _doubled(how: Steps) -> Steps:
-    counts = (how.substeps,) if isinstance(how.substeps, int) else how.substeps
-    return replace(how, substeps=tuple(2 * count for count in counts))
 
 
 def _rolled_out(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:

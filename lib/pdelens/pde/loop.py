@@ -17,10 +17,10 @@ from .muon import one_cycle
 class Loop:
     """The steps of one optimisation, begun anew or gone on with from the last whole checkpoint of this very `job`.
 
-    Iterating gives the number of each step, with the rate of one cycle set, until `steps` are done or `stop` is called.
-    `about` is what a checkpoint keeps beside the parameters (`job`, `step`, `seconds` and whatever is put there),
-    `extra` are tensors that are kept too. Seconds are a processor's time where a processor computes, since what else
-    runs there, or a pause, is no part of the cost.
+    Iterating gives the number of each step, with the rate of one cycle set, until `steps` are done or `stop` is
+    called. `about` is what a checkpoint keeps beside the parameters (`job`, `step`, `seconds` and whatever is put
+    there), `extra` are tensors that are kept too. Seconds are a processor's time where a processor computes, since
+    what else runs there, or a pause, is no part of the cost.
 
     >>> model = torch.nn.Linear(1, 1)
     >>> loop = Loop(model, torch.optim.SGD(model.parameters(), 0.1), {"name": "line"}, 3, 0.1, label="line")

@@ -9,9 +9,9 @@ BASES = ("chebyshev", "piecewise")
 class Modes(nn.Module):
     """A coefficient c(t) = sum_k phi_k(t) c_k on depth-time [0, depth].
 
-    `chebyshev`: phi_k = T_k(2 t / depth - 1); one mode is a constant. `piecewise`: phi_k = 1 on the
-    k-th of as many equal intervals; as many modes as layers is the general layered network. `parts` says
-    of how many matrices, one below the other, a matrix-valued coefficient consists (queries, keys, values: 3).
+    `chebyshev`: phi_k = T_k(2 t / depth - 1); one mode is a constant. `piecewise`: phi_k = 1 on the k-th of as many
+    equal intervals; as many modes as layers is the general layered network. `parts` says of how many matrices, one
+    below the other, a matrix-valued coefficient consists (queries, keys, values: 3).
     """
 
     def __init__(self, first: Tensor, depth: float, modes: int = 1, basis: str = "chebyshev", parts: int = 1):
@@ -55,10 +55,6 @@ class Modes(nn.Module):
         if self.basis == "chebyshev":
             return []
         return [self.depth * k / self.modes for k in range(1, self.modes)]
-
-    def extra_repr(self) -> str:
-        """Describe the coefficient in `repr`."""
-        return f"{tuple(self.coefficients.shape[1:])}, {self.modes} {self.basis} mode(s) on [0, {self.depth:g}]"
 
 
 def _first_only(first: Tensor, modes: int) -> Tensor:

@@ -18,12 +18,11 @@ def one_cycle(peak: float, step: int, steps: int) -> float:
 class Muon(torch.optim.Optimizer):
     """Muon for stacks of matrices, Adam for what is no matrix, in one optimiser with one state.
 
-    A matrix G with momentum takes a step of `rate * 0.2 sqrt(max(rows, columns)) U V^T`, where
-    `U V^T` is G with all singular values brought near 1 by five Newton-Schulz steps (Jordan et al. 2024;
-    the scale that makes Adam's rates fit is Liu et al. 2025, arXiv 2502.16982). `torch.optim.Muon` does
-    that for single matrices; here a parameter has shape (stack, rows, columns), each matrix of the stack
-    by itself, and `parts` cuts its rows into so many matrices (queries, keys, values are three).
-    Groups with `matrix=False` are stepped by Adam, with the same rate.
+    A matrix G with momentum takes a step of `rate * 0.2 sqrt(max(rows, columns)) U V^T`, where `U V^T` is G with all
+    singular values brought near 1 by five Newton-Schulz steps (Jordan et al. 2024; the scale that makes Adam's rates
+    fit is Liu et al. 2025, arXiv 2502.16982). `torch.optim.Muon` does that for single matrices; here a parameter has
+    shape (stack, rows, columns), each matrix of the stack by itself, and `parts` cuts its rows into so many matrices
+    (queries, keys, values are three). Groups with `matrix=False` are stepped by Adam, with the same rate.
 
     >>> weight = torch.nn.Parameter(torch.eye(3)[None])
     >>> optimizer = Muon([{"params": [weight], "matrix": True, "parts": 1}], rate=0.1)
@@ -81,8 +80,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Return matrices (stack, rows, columns) with their singular values brought near 1 (0.7 to 1.2).
 
-    Newton-Schulz iteration with the quintic `3.4445 x - 4.775 x^3 + 2.0315 x^5`, steep at 0 and not
-    convergent beyond that range (Jordan et al. 2024).
+    Newton-Schulz iteration with the quintic `3.4445 x - 4.775 x^3 + 2.0315 x^5`, steep at 0 and not convergent beyond
+    that range (Jordan et al. 2024).
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

@@ -17,10 +17,10 @@ def equation_of(model: nn.Module, lattice: Lattice | None = None) -> Transformer
 
     For the small teachers (`pdelens.models.Transformer`, pre-norm) and Hugging Face's `BertModel` (post-norm). Norms'
     gains and biases are folded into the matrices (pre-norm) or kept as fields g(t), b(t) (post-norm). `lattice` says
-    where tokens live (a teacher of pictures knows); the equation has no local term until one is switched on.
-    Solve it with `integrate(equation, u0, method="lie")` from the embedding: states and attention are the model's to
-    rounding. Raises `TypeError` for another kind of model, `ValueError` for a teacher whose parts have no such form.
-    Cost: a copy of the weights. Source: Lu et al. 2019 (arXiv 1906.02762); the proof is in the chapter *Depth as time*.
+    where tokens live (a teacher of pictures knows); the equation has no local term until one is switched on. Solve it
+    with `integrate(equation, u0, method="lie")` from the embedding: states and attention are the model's to rounding.
+    Raises `TypeError` for another kind of model, `ValueError` for a teacher whose parts have no such form. Cost: a
+    copy of the weights. Source: Lu et al. 2019 (arXiv 1906.02762); the proof is in the chapter *Depth as time*.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> print(equation_of(Transformer(Configuration(layers=2))))

@@ -24,10 +24,10 @@ Clip = Callable[[float], float]
 class Scheme:
     """One integrator.
 
-    `order`: its error falls with the step to this power. `stages`: right-hand sides a step. `splitting`: it steps term
-    by term. `real`, `imaginary`: how far its region of stability reaches along the negative real and along the
-    imaginary axis (`dt |lambda|` at most; Hairer, Norsett and Wanner, Solving Ordinary Differential Equations). `step`
-    takes one step, None where the scheme chooses its own.
+    `order`: its error falls with the step to this power. `stages`: right-hand sides a step. `splitting`: it steps
+    term by term. `real`, `imaginary`: how far its region of stability reaches along the negative real and along the
+    imaginary axis (`dt |lambda|` at most; Hairer, Norsett and Wanner, Solving Ordinary Differential Equations).
+    `step` takes one step, None where the scheme chooses its own.
     """
 
     name: str

@@ -28,9 +28,9 @@ class StepError(ValueError):
 def step_bound(pde: PDE, t: float, method: str = "lie", diffusion_step: str = "explicit") -> Bound:
     """Return the largest step proved stable for a method at depth-time t, with the statement's name.
 
-    Splittings step each term alone, so the smallest bound decides. Whole-right-hand-side methods step
-    the sum: terms with a maximum principle combine as `dt (2 dims D + |v| + 1) <= 1`; central
-    advection with Euler needs `v^2 dt <= 2 D`.
+    Splittings step each term alone, so the smallest bound decides. Whole-right-hand-side methods step the sum: terms
+    with a maximum principle combine as `dt (2 dims D + |v| + 1) <= 1`; central advection with Euler needs `v^2 dt <=
+    2 D`.
     """
     scheme, terms = SCHEMES[method], pde.active()
     bounds: list[Bound] = []

@@ -1,8 +1,8 @@
 """The terms of the master equation, each usable alone: what moves a token, and what it costs a step.
 
-A term is a module with `forward(t, u, mask) -> du/dt`, for states (..., tokens, width); it knows its
-symbol and the largest step at which explicit Euler is proved stable for it (`step_bound`, infinite
-where nothing is proved or needed).
+A term is a module with `forward(t, u, mask) -> du/dt`, for states (..., tokens, width); it knows its symbol and the
+largest step at which explicit Euler is proved stable for it (`step_bound`, infinite where nothing is proved or
+needed).
 """
 
 import math
@@ -74,9 +74,9 @@ class Term(nn.Module):
 class Diffusion(Term):
     """`D Laplacian(u)` with a diffusivity per channel, non-negative by construction.
 
-    `softplus` keeps D positive; `initial` is its value at the start, in squared lattice units per
-    unit of depth-time. Explicit Euler is stable for `D dt <= 1 / (2 dims)` (order 2: with a maximum
-    principle) and `3 / (8 dims)` (order 4: in the 2-norm, without one).
+    `softplus` keeps D positive; `initial` is its value at the start, in squared lattice units per unit of depth-time.
+    Explicit Euler is stable for `D dt <= 1 / (2 dims)` (order 2: with a maximum principle) and `3 / (8 dims)` (order
+    4: in the 2-norm, without one).
     """
 
     symbol = "D Δu"
@@ -155,8 +155,8 @@ class Advection(Term):
 class NonLocal(Term):
     """`(A(u) - I) u`, attention as a non-local operator (V = I), with one head over unit-norm logits.
 
-    `A = softmax(beta <u_i, u_j>)`, self included. Row-stochastic, so explicit Euler obeys a maximum
-    principle for `dt <= 1`.
+    `A = softmax(beta <u_i, u_j>)`, self included. Row-stochastic, so explicit Euler obeys a maximum principle for `dt
+    <= 1`.
     """
 
     symbol = "(A(u) − I) u"
@@ -183,8 +183,8 @@ class NonLocal(Term):
 class SelfAttention(Term):
     """The residual-stream form: `W_o concat_h(A_h(n(u)) V_h n(u)) + b`, with queries, keys, values by one matrix.
 
-    `normalise` is n, what the term looks through. General values may grow in the exact flow: that is
-    the equation's own growth, so no step is refused for it.
+    `normalise` is n, what the term looks through. General values may grow in the exact flow: that is the equation's
+    own growth, so no step is refused for it.
     """
 
     symbol = "W A(u) V n(u)"

@@ -15,8 +15,8 @@ from ..pde.integrate import integrate
 class LocalErrors:
     """One step a layer against the equation's solution, from the same states: (layers, examples) each.
 
-    `error` is `|Phi(u) - phi(u)|`, `displacement` is `|phi(u) - u|`: Frobenius norms over real tokens.
-    `solved` are the solutions themselves, one (examples, tokens, width) a layer.
+    `error` is `|Phi(u) - phi(u)|`, `displacement` is `|phi(u) - u|`: Frobenius norms over real tokens. `solved` are
+    the solutions themselves, one (examples, tokens, width) a layer.
     """
 
     error: Tensor
@@ -35,9 +35,9 @@ def local_errors(
 ) -> LocalErrors:
     """Return, layer by layer, how far so many steps are from the solution, both from the Flow's own state there.
 
-    `Phi` is `method` with `substeps` over the layer, `phi` is dopri5 at `rtol` and `atol`. Steps beyond a
-    proved bound are made, as their error is what is measured. Raises `DivergenceError` where no solution
-    is found. Cost: one adaptive solve of one unit a layer.
+    `Phi` is `method` with `substeps` over the layer, `phi` is dopri5 at `rtol` and `atol`. Steps beyond a proved
+    bound are made, as their error is what is measured. Raises `DivergenceError` where no solution is found. Cost: one
+    adaptive solve of one unit a layer.
     """
     errors, moves, ends = [], [], []
     times = _times(pde, flow)
@@ -54,8 +54,8 @@ def local_errors(
 def error_growth(errors: Tensor, lipschitz: Tensor) -> tuple[float, float]:
     """Return the slope of log local error over log Lipschitz constant, and Spearman's rank correlation.
 
-    One Euler step's relative error is `h |J f| / (2 |f|)` at leading order, at most `h |J|_2 / 2`: exponent 1
-    along one direction; further terms `(h J)^k` raise it where `h |J|_2` is not small.
+    One Euler step's relative error is `h |J f| / (2 |f|)` at leading order, at most `h |J|_2 / 2`: exponent 1 along
+    one direction; further terms `(h J)^k` raise it where `h |J|_2` is not small.
     """
     from scipy.stats import spearmanr
 

@@ -37,8 +37,8 @@ class Eigenvalues(NamedTuple):
 class Spectrum:
     """The linearised field at one depth, per unit of depth-time; every tensor is (examples,).
 
-    `lipschitz`: the largest singular value of J, the field's local Lipschitz constant. `log_norms`: the
-    fastest instantaneous growth and decay of any perturbation. `eigenvalues`: None where not asked for.
+    `lipschitz`: the largest singular value of J, the field's local Lipschitz constant. `log_norms`: the fastest
+    instantaneous growth and decay of any perturbation. `eigenvalues`: None where not asked for.
     """
 
     t: float
@@ -51,8 +51,8 @@ def lipschitz_constant(jacobian: FieldJacobian, tolerance: float = 1e-5) -> Tens
     """Return the largest singular value of J, (examples,): the field's local Lipschitz constant `|J|_2`.
 
     Restarted Lanczos on `J^T J` (ARPACK): the power method's subspace, with the best answer that is in it.
-    `tolerance` is relative. Raises `RuntimeError` where it is not reached. Cost: some tens of pairs of
-    products an example.
+    `tolerance` is relative. Raises `RuntimeError` where it is not reached. Cost: some tens of pairs of products an
+    example.
     """
     squares = _ends(jacobian, lambda one, v: one.vjp(one.jvp(v)), True, tolerance, "LM")
     return torch.tensor([max(float(found[0].max()), 0.0) ** 0.5 for found in squares], dtype=torch.float64)
@@ -62,8 +62,8 @@ def logarithmic_norms(jacobian: FieldJacobian, tolerance: float = 1e-5) -> LogNo
     """Return the extreme eigenvalues of `(J + J^T) / 2`, (examples,): `upper` is the logarithmic norm `mu_2(J)`.
 
     A perturbation e obeys `lower <= d log|e| / dt <= upper` at this state; `mu_2 < 0` contracts. `mu_2` (the
-    numerical abscissa) is never below the rightmost eigenvalue, and above it where J is far from normal.
-    Source: Soderlind 2006, "The logarithmic norm". Raises and costs as `lipschitz_constant`.
+    numerical abscissa) is never below the rightmost eigenvalue, and above it where J is far from normal. Source:
+    Soderlind 2006, "The logarithmic norm". Raises and costs as `lipschitz_constant`.
     """
     ends = _ends(jacobian, lambda one, v: (one.jvp(v) + one.vjp(v)) / 2, True, tolerance, "SA", "LA")
     return LogNorms(*torch.tensor([(float(low.min()), float(high.max())) for low, high in ends]).double().T)

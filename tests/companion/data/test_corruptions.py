@@ -155,7 +155,7 @@ def test_more_texts_than_windows_get_them_again():
 @pytest.mark.parametrize(
     ("name", "inputs", "sentence"),
     [
-        ("inversion", torch.zeros(2, 28, 28), r"shape \(2, 28, 28\) and type torch.float32"),
+        ("inversion", torch.zeros(2, 28, 28), r"inputs \(2, 28, 28\) of torch.float32"),
         ("pure noise", torch.zeros(2, 28, 27, dtype=torch.uint8), r"\(examples, side, side\)"),
         ("photographs", torch.zeros(0, 28, 28, dtype=torch.uint8), "at least one"),
         ("pieces shuffled", torch.zeros(2, 28, 28, dtype=torch.uint8), "token numbers, integers"),

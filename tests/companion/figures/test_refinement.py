@@ -8,7 +8,7 @@ from companion.surrogates import evaluate, results
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """Two seeds of a rung that falls from .9 to .3 when refined, and diverges on the way in one of them."""
+    """Two seeds of an equation that falls from .9 to .3 when refined, and diverges on the way in one of them."""
     specs = {
         f"rung-image-full-seed{seed}": {
             "made": {"subject": f"image-seed{seed}"},

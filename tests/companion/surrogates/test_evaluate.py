@@ -50,7 +50,7 @@ def test_an_equation_without_attention_is_judged_by_what_the_subjects_heads_read
     found = evaluate.evaluate(pde, image, *flows, ONE)["1"]
     assert "cosine" not in found and np.shape(found["read"]) == (6, 4)
     assert np.isnan(evaluate.headline(found))
-    # Maps read off at depth 0 are the subject's own: its state there is given.
+    # Maps read off at depth 0 are the teacher's own: its state there is given.
     assert np.allclose(found["read"][0], 1, atol=1e-5) and np.mean(found["read"][5]) < 0.9
 
 

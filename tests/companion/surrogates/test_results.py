@@ -7,7 +7,7 @@ from companion.surrogates import results
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """Two seeds of one rung whose numbers can be followed by hand."""
+    """Two seeds of one equation whose numbers can be followed by hand."""
     heads = {0: [[0.9, 0.7], [1.0, 0.8]], 1: [[0.8, 0.8], [0.9, 0.9]]}
     specs = {
         f"rung-image-full-seed{seed}": {

@@ -4,7 +4,7 @@ import pytest
 
 from companion.surrogates import schedules
 from companion.surrogates.specs import ENTRY, ONE_STEP, REFINED, SCHEDULES
-from pdelens.pde.fit import Plan
+from pdelens.pde.plan import Plan
 
 
 def sides(plan: Plan) -> float:

@@ -34,9 +34,7 @@ def project_with_data(project_copy, monkeypatch):
     images[labels == 1, 14:] += 120
     pictures = Examples(images, labels)
     reviews = [
-        film_reviews.Review(f"a {word} film, number {k}", k % 2, "imdb")
-        for k in range(60)
-        for word in ("good", "bad")
+        film_reviews.Review(f"a {word} film, number {k}", k % 2, "imdb") for k in range(60) for word in ("good", "bad")
     ]
     monkeypatch.setattr(
         splits, "fashion_mnist", lambda train: pictures if train else Examples(*(c[:90] for c in pictures))
@@ -203,11 +201,7 @@ def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, cap
     assert (
         made[0] == []
         and beside[0] == "baselines-image-linear"
-        and beside[-2:]
-        == [
-            "rung-image-patch4-full-k2-seed0",
-            "nulls-image-patch4-seed0",
-        ]
+        and beside[-2:] == ["rung-image-patch4-full-k2-seed0", "nulls-image-patch4-seed0"]
     )
     made.clear()
     __main__.main([*here, "--only", "*"])

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 
 from pdelens.agreement import measures
 
-MAP_MEASURES = (
-    measures.cosine,
-    measures.row_cosine,
-    measures.jensen_shannon,
-    measures.total_variation,
-    measures.top1,
-)
+MAP_MEASURES = (measures.cosine, measures.row_cosine, measures.jensen_shannon, measures.total_variation, measures.top1)
 
 
 def plain_measures(p, a):

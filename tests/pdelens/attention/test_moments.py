@@ -79,12 +79,6 @@ def test_fitted_stencil_finds_a_stencil():
     assert torch.allclose(moments.remainder(target, u, u.unsqueeze(1)), torch.ones(2, dtype=torch.float64))
 
 
-def test_sinkhorn_is_doubly_stochastic():
-    maps = moments.sinkhorn(torch.randn(2, 9, 9, dtype=torch.float64), 200)
-    ones = torch.ones(2, 9, dtype=torch.float64)
-    assert torch.allclose(maps.sum(-1), ones) and torch.allclose(maps.sum(-2), ones, atol=1e-8)
-
-
 def test_wrong_size_is_named():
     with pytest.raises(ValueError, match=r"\(\.\.\., heads, 6, 6\) is wanted"):
         moments.attention_moments(torch.ones(1, 1, 5, 5), Chain(6))

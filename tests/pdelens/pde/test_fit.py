@@ -5,7 +5,7 @@ import torch
 
 from pdelens import Chain, FitError, Flow, Grid, TransformerPDE, fit, integrate
 from pdelens.pde.equation import PDE
-from pdelens.pde.fit import Plan
+from pdelens.pde.plan import Plan
 from pdelens.pde.schemes import Steps
 from pdelens.pde.terms import Advection, Diffusion
 

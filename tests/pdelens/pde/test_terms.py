@@ -11,14 +11,7 @@ from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
 from pdelens.pde.modes import Modes
 from pdelens.pde.normalisers import dynamic_tanh, layer_normalise, rms_normalise
-from pdelens.pde.terms import (
-    ACTIVATIONS,
-    Advection,
-    Diffusion,
-    NonLocal,
-    Reaction,
-    SelfAttention,
-)
+from pdelens.pde.terms import ACTIVATIONS, Advection, Diffusion, NonLocal, Reaction, SelfAttention
 
 
 def random(*shape, seed=0, dtype=torch.float64):

@@ -14,12 +14,7 @@ from pdelens.pde.terms import Diffusion, Reaction, Term
 from pdelens.sensitivity import spectrum as spectra
 from pdelens.sensitivity.jacobian import FieldJacobian
 from pdelens.sensitivity.local_error import error_growth, local_errors
-from pdelens.sensitivity.spectrum import (
-    eigenvalues,
-    lipschitz_constant,
-    logarithmic_norms,
-    spectrum,
-)
+from pdelens.sensitivity.spectrum import eigenvalues, lipschitz_constant, logarithmic_norms, spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
