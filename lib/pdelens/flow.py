@@ -15,16 +15,14 @@ from .files import read_tensors, write_tensors
 class Flow:
     """Hidden states at each depth and the attention that acted between them.
 
-    `states[l]` of shape (batch, tokens, width) enters layer l, l = 0 ... L-1; `states[L]` leaves the last layer
-    before any final norm. `attention[l]` of shape (batch, heads, queries, keys) is evaluated at `states[l]` and its
-    rows sum to 1. `mask` of shape (batch, tokens) is True at real tokens (all, if not given); padded rows and keys
-    are left out of every measure. `causal` says that no token sees a later one. `depths` are the states' places in
-    depth-time, one unit a layer. `lattice` says where tokens live (None: nowhere in particular). `notes` are warnings
-    of whatever made the Flow. Either sequence of tensors may be empty. `key_mask` (batch, keys) belongs to
-    cross-attention, whose keys are another sequence's tokens.
-
-    Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to 1. Cost: one look at every
-    value.
+    `states[l]` of shape (batch, tokens, width) enters layer l, l = 0 ... L-1; `states[L]` leaves the last layer before
+    any final norm. `attention[l]` of shape (batch, heads, queries, keys) is evaluated at `states[l]` and its rows sum
+    to 1. `mask` of shape (batch, tokens) is True at real tokens (all, if not given); padded rows and keys are left out
+    of every measure. `causal` says that no token sees a later one. `depths` are the states' places in depth-time, one
+    unit a layer. `lattice` says where tokens live (None: nowhere in particular). `notes` are warnings of whatever made
+    the Flow. Either sequence of tensors may be empty. `key_mask` (batch, keys) belongs to cross-attention, whose keys
+    are another sequence's tokens. Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to
+    1. Cost: one look at every value.
 
     >>> flow = Flow(states=[torch.zeros(2, 5, 8)] * 3, attention=[torch.full((2, 4, 5, 5), 0.2)] * 2)
     >>> flow

@@ -121,7 +121,6 @@ def laplacian(
 
     $(\Delta u)_i=\sum_{j\sim i}(u_j-u_i)$ over neighbours at `order` 2 (3 points on a chain, 5 on a grid); 5 and 9
     points at order 4. `mask` is True at real tokens: no flux passes to or from padding (order 2, `neumann` only).
-
     Raises `ValueError` where the state does not fit the lattice, and for a causal lattice: causal weights that sum to
     one and have no drift are the identity, and a one-sided second difference is ill-posed. Cost O(tokens width).
     Source: the boundaries' modes are in the chapter *Well-posedness*.
@@ -152,10 +151,9 @@ def gradient(
     """Gradient of a state on a lattice, one axis of it first, per lattice step; zero at special tokens.
 
     `scheme`: `central`, (u[i+1] - u[i-1]) / 2, of second order; `forward`, u[i+1] - u[i]; `backward`, u[i] - u[i-1].
-    `mask` is True at real tokens: padding is not read and does not change (`neumann` only).
-
-    Raises `ValueError` where the state does not fit, and on a causal chain for all but `backward`, which alone looks
-    at the past alone. Cost O(dims tokens width). Source: the textbook differences, order by order in the tests.
+    `mask` is True at real tokens: padding is not read and does not change (`neumann` only). Raises `ValueError` where
+    the state does not fit, and on a causal chain for all but `backward`, which alone looks at the past alone. Cost
+    O(dims tokens width). Source: the textbook differences, order by order in the tests.
 
     >>> gradient(torch.tensor([[0.0], [1.0], [4.0], [9.0]]), Chain(4), "backward").flatten().tolist()
     [0.0, 1.0, 3.0, 5.0]

@@ -55,11 +55,11 @@ def test_figures_and_tables_are_captioned_and_referred_to(path):
     names = []
     for cell in notebook.cells:
         about = cell.metadata.get("mystnb", {})
-        if "figures.panels" in cell.source:
+        if ".panels(" in cell.source:
             figure = about["figure"]
             assert len(figure["caption"]) > 60 and len(about["image"]["alt"]) > 30, figure["name"]
             names.append(figure["name"])
-        if "figures.table(" in cell.source:
+        if "tables.table(" in cell.source:
             assert about["markdown_format"] == "myst"
             names += re.findall(r"tables\.table\(\s*\"([\w-]+)\"", cell.source)
     assert names and len(set(names)) == len(names)

@@ -119,11 +119,10 @@ def compare(
 
     Maps are compared layer by layer and head by head, by the measures of `Report`: first of all the cosine of the
     flattened maps, `<P, A> / (|P| |A|)`. `nulls` are named Flows or maps; each is measured exactly as the Flow is, so
-    that no number stands alone. `calibration` is the reference model's Flow on other examples: it gives the mean map
-    of the centred cosine and the mean state of R2. `measures` keeps only those named (all, if not given).
-
-    Raises `ValueError` where layers, heads or tokens disagree. Cost: a few passes over all maps. Source: the
-    definitions are in the chapter *What a cosine of 0.98 is worth*.
+    that no number stands alone. `calibration` is the reference model's Flow on other examples: it gives the mean map of
+    the centred cosine and the mean state of R2. `measures` keeps only those named (all, if not given). Raises
+    `ValueError` where layers, heads or tokens disagree. Cost: a few passes over all maps. Source: the definitions are
+    in the chapter *What a cosine of 0.98 is worth*.
 
     >>> maps = torch.softmax(torch.randn(8, 2, 5, 5), -1)
     >>> report = compare([maps], Flow(attention=[maps]))

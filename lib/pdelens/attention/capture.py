@@ -190,11 +190,9 @@ def capture(
     Hugging Face models are read through their attention interface, `torch.nn.MultiheadAttention` by hooks, other
     modules through an attribute `attend`; no module is found by its name. `states[L]` is what leaves the last layer,
     before any final norm. The model's outputs stay what they were, and the model is left as it was, also after an
-    exception.
-
-    Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not finite, or where full
-    maps would need more than `max_bytes`: `layers * batch * heads * tokens^2` values. Cost: statistics add about a
-    second pass of attention.
+    exception. Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not finite, or
+    where full maps would need more than `max_bytes`: `layers * batch * heads * tokens^2` values. Cost: statistics add
+    about a second pass of attention.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> model = Transformer(Configuration(layers=2))
@@ -224,11 +222,10 @@ def flow_of(
 ) -> Flow:
     """Run a model on inputs, batch by batch and without gradients, and return its Flow on the device `keep`.
 
-    `inputs` is one tensor, or tensors by argument name, whose first axis counts examples; `batch` of them run at
-    once. The model is moved to `device` where one is given, and stays there. `attention` as in `capture`.
-
-    Raises `ValueError` where inputs differ in their number of examples or there are none, `CaptureError` as `capture`
-    does. Cost: the model's own passes, and memory for every state and map.
+    `inputs` is one tensor, or tensors by argument name, whose first axis counts examples; `batch` of them run at once.
+    The model is moved to `device` where one is given, and stays there. `attention` as in `capture`. Raises `ValueError`
+    where inputs differ in their number of examples or there are none, `CaptureError` as `capture` does. Cost: the
+    model's own passes, and memory for every state and map.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> flow_of(Transformer(Configuration(layers=2)), torch.zeros(5, 28, 28, dtype=torch.uint8), batch=2)

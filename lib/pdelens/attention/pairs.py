@@ -26,10 +26,9 @@ def attention_cosine(
     `<A, B> / (|A| |B|)`, over="map": of the flattened map, (..., heads); over="rows": of each row, (..., heads,
     queries), NaN where it may see no key. A boolean padding mask (..., tokens) of self-attention leaves the padded
     tokens' own rows out of the flattened map too. All else, one mask for both, as in `attention_statistics`; head
-    widths may differ, and `scale` then defaults to each one's own.
-
-    Raises `ValueError` or `TypeError` where inputs don't fit or are not finite. Cost: two passes of attention; memory
-    O(tokens). Source: sums over the tiles of online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
+    widths may differ, and `scale` then defaults to each one's own. Raises `ValueError` or `TypeError` where inputs
+    don't fit or are not finite. Cost: two passes of attention; memory O(tokens). Source: sums over the tiles of online
+    softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
 
     >>> query = torch.zeros(1, 1, 4, 8)
     >>> key = 50 * torch.eye(4, 8)[None, None]

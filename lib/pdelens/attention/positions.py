@@ -46,11 +46,10 @@ def position_share(calibration: Flow, heldout: Flow, lattice: Lattice) -> Positi
     For each head, `log A` on the lattice's own tokens is centred in each row over its allowed keys (which removes the
     row's normaliser). `pair`: its mean for each (query, key) over the calibration Flow; `offset`: the function of
     displacement alone that fits that mean best. Each is judged by `1 - |log A - mean|^2 / |log A|^2` on the held-out
-    Flow (the picture of Shi, Zhu and Liu 2025, of attention as a kernel of position modulated by content).
-
-    A mean over few examples carries their content with it, which costs about one part in their number. `pair,
-    unbiased` and `offset, unbiased` are `<log A, mean> / |log A|^2`: what the mean over endless examples would
-    explain (numerator and denominator without bias, as the splits share nothing).
+    Flow (the picture of Shi, Zhu and Liu 2025, of attention as a kernel of position modulated by content). A mean over
+    few examples carries their content with it, which costs about one part in their number. `pair, unbiased` and
+    `offset, unbiased` are `<log A, mean> / |log A|^2`: what the mean over endless examples would explain (numerator and
+    denominator without bias, as the splits share nothing).
     """
     if lattice.places < 3:
         raise ValueError(f"{lattice} has {lattice.places} places: at least three are wanted.")

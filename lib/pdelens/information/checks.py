@@ -58,10 +58,9 @@ def check_estimator(x: Any, y: Any, method: str = "auto", *, neighbours: int = 1
 
     A check is passed within 20 % of the value, or within three deviations, taken from random halves. Warnings: the
     calibration bias passes 20 %; the value passes 70 % of the method's ceiling. Arguments and ValueErrors as in
-    `estimate.mutual_information`. Cost: about 20 calls of the estimator.
-
-    Source: the three self-consistency tests of Song and Ermon 2020, "Understanding the limitations of variational
-    mutual information estimators", which use pictures; here they run on the data in question.
+    `estimate.mutual_information`. Cost: about 20 calls of the estimator. Source: the three self-consistency tests of
+    Song and Ermon 2020, "Understanding the limitations of variational mutual information estimators", which use
+    pictures; here they run on the data in question.
 
     >>> from pdelens.information.tasks import bivariate
     >>> report = check_estimator(*bivariate(0.75).sample(400, seed=0), "gaussian")

@@ -37,13 +37,11 @@ def binned(
 
     $$I = H(X) + H(Y) - H(X, Y), \qquad H = -\sum_c \hat p_c \ln \hat p_c \;(+ (m - 1) / 2N)$$
 
-    over cells of a grid that are `width` wide, or `bins` along each column, `equal` in width over the column's range
-    or in count; the term in brackets, `m` the occupied cells, is `"miller-madow"`. Without either, `bins` is the
-    largest number (at least 2) that leaves five samples a cell of the joint grid.
-
-    It measures the cells, not x and y: the plain value never passes `ln N`, and once almost every sample has a cell
-    of its own all entropies are `ln N` and so is the value, whatever x and y are. The correction does not see that;
-    it adds up to 1/2.
+    over cells of a grid that are `width` wide, or `bins` along each column, `equal` in width over the column's range or
+    in count; the term in brackets, `m` the occupied cells, is `"miller-madow"`. Without either, `bins` is the largest
+    number (at least 2) that leaves five samples a cell of the joint grid. It measures the cells, not x and y: the plain
+    value never passes `ln N`, and once almost every sample has a cell of its own all entropies are `ln N` and so is the
+    value, whatever x and y are. The correction does not see that; it adds up to 1/2.
 
     x (samples, dx), y (samples, dy); ValueError for `bins` with `width`. Cost: a sort of the rows. Source: Miller
     1955; Paninski 2003 (10.1162/089976603321780272) for the bias.
@@ -123,12 +121,10 @@ def renyi(x: Tensor, y: Tensor, *, alpha: float = 1.01, bandwidth: float | None 
 
     A and B are the Gaussian kernel matrices of x and of y over N. It is a functional of those matrices, in 0 ... `ln
     N`: it shares properties with the mutual information but does not estimate it, and it grows as the `bandwidth`
-    shrinks. Rule without one, for each of x and y: median distance of its samples times $N^{-1/(d+4)}$, d its
-    columns; `bandwidth` has the data's units and is used for both.
-
-    x (samples, dx), y (samples, dy). ValueError where three N x N matrices pass 3 GiB (N = 11,585), for an order that
-    is not positive, and for a median distance of 0. Cost: three eigenvalue problems, `4 N^3` operations. Source:
-    Giraldo, Rao and Principe 2015 (10.1109/TIT.2014.2370058).
+    shrinks. Rule without one, for each of x and y: median distance of its samples times $N^{-1/(d+4)}$, d its columns;
+    `bandwidth` has the data's units and is used for both. x (samples, dx), y (samples, dy). ValueError where three N x
+    N matrices pass 3 GiB (N = 11,585), for an order that is not positive, and for a median distance of 0. Cost: three
+    eigenvalue problems, `4 N^3` operations. Source: Giraldo, Rao and Principe 2015 (10.1109/TIT.2014.2370058).
 
     >>> apart = torch.arange(8.0)[:, None]
     >>> round(renyi(apart, apart, bandwidth=0.01), 6) == round(math.log(8), 6)

@@ -15,13 +15,11 @@ def gaussian(x: Tensor, y: Tensor) -> float:
       b = \tfrac12\Big[\sum_{i<d_x} + \sum_{i<d_y} - \sum_{i<d_x+d_y}\Big] \psi\big(\tfrac{N-1-i}{2}\big)$$
 
     with `r` the canonical correlations. `b` is the exact mean excess of the plug-in value: for Gaussian samples the
-    result is unbiased at every N, so at independence it is negative half the time. Otherwise its limit is a lower
-    bound of the information where x or y (each taken whole) is Gaussian, and no bound where neither is. `math.inf`
-    where a combination of y's columns is one of x's.
-
-    x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly independent: else ValueError. Cost: one QR
-    of each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the Wishart log-determinant: Muirhead 1982;
-    used so by Ince et al. 2017 (10.1002/hbm.23471).
+    result is unbiased at every N, so at independence it is negative half the time. Otherwise its limit is a lower bound
+    of the information where x or y (each taken whole) is Gaussian, and no bound where neither is. `math.inf` where a
+    combination of y's columns is one of x's. x (samples, dx), y (samples, dy), samples > dx + dy, columns linearly
+    independent: else ValueError. Cost: one QR of each, `samples * (dx + dy)^2`. Source: Kullback 1959; moments of the
+    Wishart log-determinant: Muirhead 1982; used so by Ince et al. 2017 (10.1002/hbm.23471).
 
     >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0))
     >>> abs(gaussian(x, 0.8 * x + 0.6 * noise) + 0.5 * torch.tensor(0.36).log().item()) < 0.1

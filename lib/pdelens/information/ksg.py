@@ -23,10 +23,9 @@ def ksg(x: Tensor, y: Tensor, *, neighbours: int = 10, variant: int = 1) -> floa
 
     `x` (samples, dx) and `y` (samples, dy), both in the units in which the maximum norm shall compare their columns
     (variant 1 changes with their relative scale). No estimate passes `psi(samples) - psi(neighbours)`. Raises
-    ValueError for other shapes, NaN, or fewer than `neighbours + 1` samples. Cost: 5,000 samples of 5 + 5 columns
-    take some 0.2 s on one CPU thread; memory does not grow with the samples' square.
-
-    Source: Kraskov et al. (2004), equations 8 and 9.
+    ValueError for other shapes, NaN, or fewer than `neighbours + 1` samples. Cost: 5,000 samples of 5 + 5 columns take
+    some 0.2 s on one CPU thread; memory does not grow with the samples' square. Source: Kraskov et al. (2004),
+    equations 8 and 9.
 
     >>> x, noise = torch.randn(2, 1000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> exact = -0.5 * torch.tensor(1 - 0.8**2).log()
@@ -51,9 +50,8 @@ def conditional_ksg(x: Tensor, y: Tensor, z: Tensor, *, neighbours: int = 10) ->
     $$I = \psi(k) - \langle \psi(n_{xz} + 1) + \psi(n_{yz} + 1) - \psi(n_z + 1) \rangle$$
 
     with $n$ the other points strictly nearer in those columns than the k-th neighbour in (x, y, z). `x`, `y` and `z`
-    (samples, dims). It is biased towards zero, the more so the more columns there are.
-
-    Source: Frenzel and Pompe (2007).
+    (samples, dims). It is biased towards zero, the more so the more columns there are. Source: Frenzel and Pompe
+    (2007).
 
     >>> z, a, b = torch.randn(3, 800, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> abs(conditional_ksg(z + a, z + b, z)) < 0.05 < ksg(z + a, z + b)

@@ -70,12 +70,10 @@ def nwj(
     $$I \ge \mathbb E_{p(x, y)}[f] + 1 - \mathbb E_{p(x) p(y)}[e^f]$$
 
     A lower bound in expectation for any critic. The second mean is over all pairs of the n samples that are read (in
-    blocks of at most 1,024), each with itself included, in training as in reading: that keeps the value at or below
-    `ln n` (`ceiling`) and costs it about $\mathbb E_{p(x, y)}[e^f] / n$. As the information nears the ceiling few
-    pairs carry that mean, and the value falls short and scatters.
-
-    All else as in `info_nce`. Source: Nguyen, Wainwright and Jordan 2010 (0809.0853); Poole et al. 2019 (1905.06922),
-    with `f + 1` for f.
+    blocks of at most 1,024), each with itself included, in training as in reading: that keeps the value at or below `ln
+    n` (`ceiling`) and costs it about $\mathbb E_{p(x, y)}[e^f] / n$. As the information nears the ceiling few pairs
+    carry that mean, and the value falls short and scatters. All else as in `info_nce`. Source: Nguyen, Wainwright and
+    Jordan 2010 (0809.0853); Poole et al. 2019 (1905.06922), with `f + 1` for f.
 
     >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.3 < nwj(x, 0.8 * x + 0.6 * noise, steps=100) < 0.6  # the truth: 0.511
@@ -100,10 +98,9 @@ def mine(
     $$I \ge \mathbb E_{p(x, y)}[f] - \ln \mathbb E_{p(x) p(y)}[e^f]$$
 
     A batch's gradient of the logarithm is biased, so its denominator is an average over steps that keeps `memory` of
-    the last. The logarithm of a mean over finitely many pairs is too small on average, so the value is a bound only
-    up to that; each sample paired with itself, as in `nwj`, works the other way and keeps it at or below `ln n`.
-
-    All else as in `info_nce`. Source: Belghazi et al. 2018 (1801.04062).
+    the last. The logarithm of a mean over finitely many pairs is too small on average, so the value is a bound only up
+    to that; each sample paired with itself, as in `nwj`, works the other way and keeps it at or below `ln n`. All else
+    as in `info_nce`. Source: Belghazi et al. 2018 (1801.04062).
 
     >>> x, noise = torch.randn(2, 500, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.3 < mine(x, 0.8 * x + 0.6 * noise, steps=100) < 0.6  # the truth: 0.511

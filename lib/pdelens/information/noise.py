@@ -24,10 +24,8 @@ def noisy_information(t: Tensor, *, variance: float, draws: int = 4, seed: int =
     the expectation over `draws` draws of Z for every i, half of them the negatives of the others where the number is
     even. It runs from `ln N` (no noise) to 0, whatever the map; the error of one call is about $1 / \sqrt{N \cdot
     draws}$ nats. `variance` has the units of t squared: give it relative to the layer's scale, and sweep it. No
-    statement about other inputs than these N.
-
-    ValueError for a variance or a number of draws that is not positive. Cost: `draws N^2 columns`, chunked. Source:
-    Goldfeld et al. 2019 (1810.05728), who add the noise to the network.
+    statement about other inputs than these N. ValueError for a variance or a number of draws that is not positive.
+    Cost: `draws N^2 columns`, chunked. Source: Goldfeld et al. 2019 (1810.05728), who add the noise to the network.
 
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> round(noisy_information(two, variance=1.0), 6), round(noisy_information(two, variance=1e12), 6)
@@ -60,11 +58,10 @@ def kernel_bounds(t: Tensor, *, variance: float, labels: Tensor | None = None) -
       -\tfrac1N \sum_i \ln \tfrac1N \sum_j e^{-|t_i - t_j|^2 / 2 \sigma^2}$$
 
     (Bhattacharyya below, Kullback-Leibler above). With integer `labels` (samples,) the bounds are of I(label; T +
-    noise), the entropies of the classes' mixtures taken off.
-
-    They are bounds for those N inputs, not for the law they were drawn from: both are at most `ln N`, and where the
-    $t_i$ lie apart both equal it, however large the information of the law is. ValueError for a variance that is not
-    positive. Cost: `N^2 columns`, chunked: no N^2 memory. Source: Kolchinsky and Tracey 2017 (10.3390/e19070361).
+    noise), the entropies of the classes' mixtures taken off. They are bounds for those N inputs, not for the law they
+    were drawn from: both are at most `ln N`, and where the $t_i$ lie apart both equal it, however large the information
+    of the law is. ValueError for a variance that is not positive. Cost: `N^2 columns`, chunked: no N^2 memory. Source:
+    Kolchinsky and Tracey 2017 (10.3390/e19070361).
 
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> [round(bound, 6) for bound in kernel_bounds(two, variance=1.0)]

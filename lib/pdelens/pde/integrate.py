@@ -50,12 +50,11 @@ def integrate(
     `depths` are increasing depth-times (0, 1, ..., depth if not given); between two of them, and between the
     coefficients' jumps, `substeps` equal steps are made by `method` (`schemes.SCHEMES`). `diffusion_step` replaces
     explicit diffusion inside a splitting by the Crank-Nicolson or the exact (`spectral`) formula, which no bound
-    limits. The reaction's Lipschitz estimate is only noted in `flow.notes`. Differentiable.
-
-    Raises `StepError` for a step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a
-    state that is no longer finite, `ValueError` for what does not fit. Cost: per step one right-hand side (euler,
-    lie), two (heun), four (rk4), about three (strang). Source: Hairer, Norsett and Wanner, *Solving Ordinary
-    Differential Equations*; the bounds are proved in the chapter *Well-posedness*.
+    limits. The reaction's Lipschitz estimate is only noted in `flow.notes`. Differentiable. Raises `StepError` for a
+    step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a state that is no longer
+    finite, `ValueError` for what does not fit. Cost: per step one right-hand side (euler, lie), two (heun), four (rk4),
+    about three (strang). Source: Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations*; the bounds are
+    proved in the chapter *Well-posedness*.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion

@@ -19,12 +19,10 @@ class FieldJacobian:
     """The Jacobian `J = d rhs(t, u) / d u` of an equation at a state (batch, tokens, width), as a linear operator.
 
     Examples do not interact, so J is one block an example, and `jvp` and `vjp` apply all blocks at once. For an
-    equation with a constraint, u is the equation's own state and J the Jacobian of its tangential field. Padded
-    tokens (`mask` (batch, tokens) False) are left out: their rows and columns are zero.
-
-    Raises `ValueError` where state, mask or depth-time do not fit. Cost: the field is evaluated once; then each
-    product costs about one backward pass, O(tokens^2 width) where there is attention. Source: the double backward of
-    Pearlmutter 1994.
+    equation with a constraint, u is the equation's own state and J the Jacobian of its tangential field. Padded tokens
+    (`mask` (batch, tokens) False) are left out: their rows and columns are zero. Raises `ValueError` where state, mask
+    or depth-time do not fit. Cost: the field is evaluated once; then each product costs about one backward pass,
+    O(tokens^2 width) where there is attention. Source: the double backward of Pearlmutter 1994.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion
