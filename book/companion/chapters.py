@@ -171,10 +171,7 @@ def synchronised(path: Path) -> nbformat.NotebookNode:
 def execute(
     path: Path, parameters: dict[str, Any], work: Path, *, keep_agreeing: bool = False
 ) -> nbformat.NotebookNode:
-    """Run a chapter in the notebooks' folder; its records go to `work`. Raises where a cell does.
-
-    `keep_agreeing` keeps committed numbers that agree with the recomputed ones.
-    """
+    """Run a chapter in the notebooks' folder, records to `work`; `keep_agreeing` keeps committed numbers that agree."""
     import papermill
 
     work.mkdir(parents=True, exist_ok=True)

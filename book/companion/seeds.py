@@ -23,10 +23,7 @@ class SeedMean(NamedTuple):
         return self.mean if self.interval is None else self.interval[0]
 
     def __str__(self) -> str:
-        """Return the mean with the interval's half width, or the one seed's value.
-
-        Three digits after the point, fewer from ten on.
-        """
+        """Return the mean with its interval's half width, or the one seed's value; fewer digits from ten on."""
         if not self.seeds or not np.isfinite(self.mean):
             return "–"
         half = 0.0 if self.interval is None else (self.interval[1] - self.interval[0]) / 2

@@ -63,10 +63,7 @@ def trial_jobs(run: Run) -> list[TaskTrials]:
 
 
 def gather(run: Run) -> Path:
-    """Write `information.json` out of the results of every job, in the order of `design.trials`; return its path.
-
-    Raises `DataError` where some are not there yet.
-    """
+    """Write `information.json` of every job's results, in the design's order; `DataError` where some are not there."""
     found: dict[tuple, dict[str, Any]] = {}
     for job in trial_jobs(run):
         record = job.recorded(run)

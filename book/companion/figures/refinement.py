@@ -14,10 +14,7 @@ TOP = 1.03  # where the panels end: a perfect agreement has its marker
 
 
 class Curve(NamedTuple):
-    """A measure by way of stepping (`evaluate.RESOLUTIONS`): mean over seeds, and the ends of its 95 % interval.
-
-    nan where a solution diverged; the ends are nan too where there is one seed.
-    """
+    """A measure by way of stepping: mean over seeds and its 95 % interval; nan where it diverged or is one seed."""
 
     mean: np.ndarray
     low: np.ndarray

@@ -103,10 +103,7 @@ def substitution_effects(
 
 
 class GivenAttention(SelfAttention):
-    """Self-attention's values and output, mixed by given maps: map l on depth-times [l, l + 1).
-
-    The maps (batch, heads, tokens, tokens) are data, the matrices the original term's own.
-    """
+    """Self-attention's values and output, mixed by given maps (batch, heads, tokens, tokens), l on [l, l + 1)."""
 
     symbol = "W A(t) V n(u)"
 
@@ -168,11 +165,9 @@ def integrate_with_attention(
     `maps[l]` (batch, heads, tokens, tokens), or what broadcasts to it, is held constant over layer l, however many
     steps are made there; heads in the equation's order (a teacher's maps in the order it was calibrated to:
     `Teacher.flow`). Returns the Flow at `depths` (0, 1, ..., depth if not given), whose attention is the given one.
-    `options` go to `integrate`.
-
-    The equation's own maps give back its own Flow only at one Lie step a layer and where attention is the first
-    active term: after diffusion, or within a refined layer, its own attention is evaluated at other states than those
-    at 0, 1, ..., so own maps put in are the control to show beside others.
+    `options` go to `integrate`. The equation's own maps give back its own Flow only at one Lie step a layer and where
+    attention is the first active term: after diffusion, or within a refined layer, its own attention is evaluated at
+    other states than those at 0, 1, ..., so own maps put in are the control to show beside others.
     """
     if u0.ndim != 3:
         raise ValueError(f"a state of shape {tuple(u0.shape)} was given, but (batch, tokens, width) is wanted.")

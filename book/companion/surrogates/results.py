@@ -58,10 +58,7 @@ def null(teacher: str, name: str) -> float:
 
 
 def state_null(teacher: str) -> np.ndarray:
-    """Return the R2 of the best null that, as an equation does, sees the embedding alone: by depth from 1, (layers,).
-
-    The identity and the affine maps, rolled out, and the mean state.
-    """
+    """Return R2, by depth from 1, of the best null that sees the embedding alone: identity, affine maps, mean state."""
     known = sweep_records()[NULLS][teacher]["states"]
     return np.max([known[name] for name in known if not name.endswith("one step")], axis=0)
 

@@ -40,10 +40,7 @@ def write(path: Path, found: dict[str, Any]) -> None:
 
 
 def in_lines(found: Mapping[str, Mapping[str, Any]], **how: Any) -> str:
-    """Return records of several parts as JSON with one line for each, so that a change of one is a change of one line.
-
-    `how` goes to `json.dumps`.
-    """
+    """Return records as JSON (`how` to `json.dumps`), one line for each part: a change of one is one line's."""
     parts = []
     for part, whole in found.items():
         rows = (f"  {json.dumps(name)}: {json.dumps(about, **how)}" for name, about in sorted(whole.items()))

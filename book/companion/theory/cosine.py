@@ -51,10 +51,7 @@ def spread_for(cosine: float, heads: int = 1) -> float:
 
 
 def chance_spread(tokens: int, queries: int | None = None) -> float:
-    """Standard deviation of the centred cosine of unrelated maps: `1 / sqrt(m (n - 1))`.
-
-    Exact where all rows have the same centred norm; its mean is exactly 0.
-    """
+    """Deviation of the centred cosine of unrelated maps (mean 0), exact at equal row norms: `1 / sqrt(m (n - 1))`."""
     return 1 / math.sqrt((queries or tokens) * (tokens - 1))
 
 

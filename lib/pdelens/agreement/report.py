@@ -38,10 +38,7 @@ class Report:
         return self.attention[measure].mean(1)
 
     def headline(self, measure: str = "cosine") -> float:
-        """Return the mean over heads (and examples), then the worst layer: the one number.
-
-        The worst layer is the smallest value, or the largest for a distance.
-        """
+        """Return the one number: the mean over heads (and examples), then the worst layer (a distance's largest)."""
         layers = self.per_head(measure).mean(1)
         return float(layers.max() if measure in DISTANCES else layers.min())
 
@@ -60,10 +57,7 @@ class Report:
     def headline_interval(
         self, measure: str = "cosine", *, group: int = 1, resamples: int = 1000
     ) -> tuple[float, float]:
-        """Return a 95 % bootstrap interval of the headline over examples (one model).
-
-        `group` takes so many examples in a row together: the two squares of one photograph, say.
-        """
+        """Return a 95 % bootstrap interval of the headline over examples (one model), `group` in a row at once."""
         by_example = self.attention[measure].mean(2).T  # (examples, layers)
         if len(by_example) % group:
             raise ValueError(f"{len(by_example)} examples can't be averaged {group} by {group}.")

@@ -88,10 +88,7 @@ class Displacements:
         return max(1, self.dims) + len(self.within)
 
     def read(self, tile: Tile) -> list[Tensor]:
-        """Return the sums of one tile, whose weights and logits are used up.
-
-        The first is (heads, queries, columns): of position, and of weight on the lattice.
-        """
+        """Return one tile's sums, (heads, queries, columns): of position, of weight on the lattice. Uses it up."""
         if not self.columns:
             return []
         mixed = self._mixed(tile)

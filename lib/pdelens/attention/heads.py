@@ -166,10 +166,7 @@ def against_causal_uniform(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor
 
 
 def extremes(heads: Heads, count: int = 1) -> dict[str, list[tuple[int, int]]]:
-    """Return the (layer, head) that go furthest, by what they are furthest in.
-
-    Local ones (shift, sharpest) are taken among heads whose mass is mostly on the lattice.
-    """
+    """Return the furthest (layer, head) by what it is furthest in: shift, sharpest among mostly local ones."""
     off = heads.mean("special mass") > 0.5
     scores = {
         "most on special tokens": heads.mean("special mass"),

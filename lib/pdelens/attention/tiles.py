@@ -145,10 +145,7 @@ class TiledAttention:
         return torch.empty(shape, dtype=self.exact, device=self.device)
 
     def _logits(self, heads: slice, queries: slice, keys: slice, out: Tensor, known: tuple | None) -> tuple:
-        """Write the logits in bits; return what of the mask was read, with the bias and the allowed keys it gave.
-
-        `known` is what the last heads of the same queries returned: the bias of one mask serves all heads.
-        """
+        """Write the logits in bits; return what of the mask was read, `known` to the same queries' other heads."""
         which = self._which(heads)
         if known is None or which is None or which != known[0]:
             known = (which, *self._bias(heads, queries, keys))

@@ -52,10 +52,7 @@ def interval(column: np.ndarray, centres: np.ndarray, radius: np.ndarray, strict
 
 
 def boxes(columns: Columns, centres: np.ndarray, radius: np.ndarray, strict: bool) -> np.ndarray:
-    """Return which points lie in the box about each of `centres` (dims, queries), as bits.
-
-    The result is (queries, words) of 64-bit words, the first point the lowest bit of the first.
-    """
+    """Return which points lie in the box about each of `centres` (dims, queries): bits of (queries, words)."""
     queries, samples = len(radius), columns.samples
     ordered = np.take_along_axis(columns.values, columns.order, 1)
     ranks = [interval(column, centre, radius, strict) for column, centre in zip(ordered, centres, strict=True)]

@@ -24,10 +24,7 @@ def store(
     extra: Mapping[str, Tensor] | None = None,
     keep_before: bool = False,
 ) -> None:
-    """Write model, optimiser and what `about` says, so that the file is never seen half-written.
-
-    With `keep_before` the checkpoint that was there stays beside it, for `restore` to fall back on.
-    """
+    """Write model, optimiser and `about`, never half-written; `keep_before` leaves the last one for `restore`."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}

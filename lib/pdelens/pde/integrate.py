@@ -88,10 +88,7 @@ def integrate(
 def solve(
     pde: PDE, u0: Tensor, times: Sequence[float], how: Steps, mask: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the hidden states at `times` and the attention at all but the last: `integrate` without its checks.
-
-    For loops that have checked their input once (calibration). Raises `DivergenceError`.
-    """
+    """`integrate` for loops that have checked their input once: states at `times`, attention before each."""
     state, frozen = pde.encode(u0, times[0]), Frozen(pde, mask)
     states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
     path = (_adaptive if SCHEMES[how.method].step is None else _stepped)(frozen, state, times, how)

@@ -1,7 +1,4 @@
-"""Which steps are proved stable, and what is refused or noted before a solve.
-
-The statements are proved in the chapter *Well-posedness, stability, conservation*.
-"""
+"""Which steps are stable (proved in *Well-posedness, stability, conservation*), refused or noted before a solve."""
 
 import math
 from collections.abc import Mapping

@@ -54,10 +54,7 @@ class Term(nn.Module):
         return self.frozen(t, mask)(u)
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Return this term at depth-time t as a function of the state alone.
-
-        Coefficients and mask are looked at here, once, so that a loop over steps need not.
-        """
+        """Return this term at depth-time t as a function of the state; coefficients and mask are looked up once."""
         if type(self).forward is Term.forward:
             raise NotImplementedError(f"{type(self).__name__} has neither `frozen` nor `forward`: write one of them.")
         return lambda u: self.forward(t, u, mask)
