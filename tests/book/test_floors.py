@@ -118,11 +118,7 @@ PLANTED = {
     "by its full name": ("lib/pdelens/pde/modes.py", "import pdelens.sensitivity.spectrum", "imports pdelens.sens"),
     "a sister": ("book/companion/theory/cosine.py", "from ..data import brown", "imports companion.data.brown"),
     "the face": ("book/companion/seeds.py", "from pdelens import compare", "imports the face of pdelens"),
-    "a circle": (
-        "lib/pdelens/pde/modes.py",
-        "from .terms import Term",
-        "in a circle: pdelens.pde.terms -> pdelens.pde.mo",
-    ),
+    "a circle": ("lib/pdelens/pde/modes.py", "from .terms import Term", "in a circle: pdelens.pde."),
 }
 
 

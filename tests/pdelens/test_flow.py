@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from companion.paths import DataError
 from pdelens import Flow
 
 
@@ -24,7 +23,7 @@ def test_truncated_file_is_named(flow, tmp_path):
     path = tmp_path / "flow.safetensors"
     flow.save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="is no saved Flow"):
+    with pytest.raises(ValueError, match="is damaged"):
         Flow.load(path)
 
 

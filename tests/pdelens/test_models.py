@@ -5,7 +5,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from companion.data import fashion_mnist
 from companion.data import tokens as text
 from companion.data.splits import Examples
-from companion.paths import DataError
 from companion.teachers import files, stack
 from pdelens import models
 from pdelens.models import Configuration, Transformer
@@ -160,7 +159,7 @@ def test_saved_weights_come_back(tmp_path):
     assert made == {"seed": 5} and torch.equal(back(PICTURES), model(PICTURES))
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((tmp_path / "w.safetensors").read_bytes()[:2000])
-    with pytest.raises(DataError, match="is no teacher's weights"):
+    with pytest.raises(ValueError, match="is damaged"):
         models.load(torn)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..flow import Flow, finite
@@ -39,7 +39,7 @@ def integrate(
     method: str = "lie",
     substeps: int = 1,
     *,
-    mask: Bool[Tensor, "batch tokens"] | None = None,
+    mask: Bool[Tensor, "batch tokens"] | Int[Tensor, "batch tokens"] | None = None,
     diffusion_step: str = "explicit",
     rtol: float = 1e-6,
     atol: float = 1e-8,

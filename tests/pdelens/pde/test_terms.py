@@ -84,7 +84,7 @@ def test_attention_of_the_residual_stream_against_torch():
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_reaction_is_a_token_wise_network(activation):
-    term = Reaction(6, 11, activation).double()
+    term = Reaction(6, 11, layer_normalise, activation).double()
     u = random(2, 5, 6)
     first, second = term.first(0.0), term.second(0.0)
     inner = {"gelu": nn.GELU(), "relu": nn.ReLU(), "tanh": nn.Tanh(), "linear": nn.Identity()}[activation](
