@@ -79,7 +79,7 @@ cluster: environment
 	@$(PY) tests/support/cluster.py
 
 bench: environment
-	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -o pythonpath="book/tools tests/benchmarks" -p no:cacheprovider -q -s $(ARGS)
+	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -p no:cacheprovider -q -s $(ARGS)
 
 lint: environment
 	@$(BIN)/ruff format --check .

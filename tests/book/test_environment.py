@@ -68,3 +68,12 @@ def test_an_old_python_can_still_read_the_script():
 def test_make_says_what_it_can_do():
     done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--nbval" in done.stdout
+
+
+def test_every_benchmark_can_be_collected():
+    """Benchmarks run on demand only, so nothing else would say that one no longer imports."""
+    command = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = next(line for line in command.splitlines() if "bench_*.py" in line) + " --collect-only"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(path.name in done.stdout for path in (ROOT / "tests/benchmarks").glob("bench_*.py"))
