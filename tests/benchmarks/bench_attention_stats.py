@@ -106,8 +106,7 @@ def test_memory():
     code = """
 import re, sys, torch
 from pathlib import Path
-from pdelens import Chain
-from pdelens.attention_stats import attend_with_statistics
+from pdelens import Chain, attend_with_statistics
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 query = torch.randn(1, int(sys.argv[1]), 64)

@@ -47,7 +47,7 @@ def stepper(recipes):
     [("image-patch4", 128), ("text-causal", 128), ("image-patch7", 128), ("image-patch7", 16), ("image-patch7", 2)],
 )
 def test_five_seeds_in_a_stack_against_one(name, batch):
-    recipes = [dataclasses.replace(recipes.recipe_named(f"{name}-seed{seed}"), batch=batch) for seed in range(5)]
-    five, one = stepper(recipes), stepper(recipes[:1])
+    seeds = [dataclasses.replace(recipes.recipe_named(f"{name}-seed{seed}"), batch=batch) for seed in range(5)]
+    five, one = stepper(seeds), stepper(seeds[:1])
     goal = 1.3 if DEVICE == "cuda" else 2.5
     compare_times(f"5 seeds of {name}, batch {batch}, {DEVICE}", five, one, "one seed", goal, runs=5)

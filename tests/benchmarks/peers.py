@@ -8,12 +8,18 @@ import statistics
 import sys
 import tempfile
 import time
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
 
-# Its import makes torchvision loadable beside a torch it was not built for; transformers needs that.
-sys.path.insert(0, str(Path(__file__).parents[2] / "lib"))
+# Makes torchvision loadable beside a torch it was not built for; transformers needs that. By its file: the peers'
+# environment has neither of the two packages.
+_FILE = Path(__file__).parents[2] / "book/companion/pretrained/_torchvision.py"
+_spec = spec_from_file_location("torchvision_operators", _FILE)
+torchvision_operators = module_from_spec(_spec)
+_spec.loader.exec_module(torchvision_operators)
+torchvision_operators.declare_missing_operators()
 
 LAYERS, WIDTH, HEADS, TOKENS, WORDS = 6, 256, 8, 1024, 1000
 
