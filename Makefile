@@ -54,7 +54,7 @@ fetch: environment
 	@$(PY) -m companion fetch || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
 
 test: fetch
-	@echo "Testing, and replaying every chapter against its committed outputs (about 4 minutes)"
+	@echo "Testing, and replaying every chapter against its committed outputs (a quarter of an hour on two cores)"
 	@PDELENS_REPLAY=1 $(PY) -m pytest tests lib book/companion book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
 
 unit: environment

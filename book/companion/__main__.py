@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from .paths import DataError
+from .paths import SCALES, DataError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def _run_fetch(given) -> None:
 def _chapters(programs) -> None:
     parser = programs.add_parser("chapters", help="run the chapters that are out of date")
     parser.add_argument("--chapter", default="", help="only chapters whose name begins so")
-    parser.add_argument("--scale", default="book", choices=["smoke", "book", "full"])
+    _add_scale(parser)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="run even what is current")
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
@@ -121,9 +121,13 @@ def _run_trials(given) -> None:
         print(f"The results are in {gather(run)}.")
 
 
+def _add_scale(parser) -> None:
+    parser.add_argument("--scale", choices=SCALES, default="book")
+
+
 def _add_run(parser) -> None:
     """Add what every program of jobs is told."""
-    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    _add_scale(parser)
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to go on")
     parser.add_argument("--workers", type=int, help="processes (CPU: one for each core; GPU: eight)")
     parser.add_argument("--executor", choices=["processes", "slurm"], default="processes")
@@ -132,7 +136,7 @@ def _add_run(parser) -> None:
 
 def _adopt(programs) -> None:
     parser = programs.add_parser("adopt", help="move complete weights and results into data/")
-    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    _add_scale(parser)
     parser.add_argument("--only", help="patterns of teachers' names, by commas (default: what pages load)")
     parser.set_defaults(run=_run_adopt)
 
@@ -146,7 +150,7 @@ def _run_adopt(given) -> None:
 
 def _list(programs) -> None:
     parser = programs.add_parser("list", help="what `train` makes")
-    parser.add_argument("--scale", choices=["smoke", "book", "full"], default="book")
+    _add_scale(parser)
     parser.add_argument("--only", default="*", help="patterns of names, by commas")
     parser.set_defaults(run=_run_list)
 

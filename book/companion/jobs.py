@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,36 +27,32 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .paths import DataError, replace_text, root, say, sha256
+from .paths import DataError, refuse_unknown_scale, replace_text, root, say, sha256
 
-SCALES = ("smoke", "book", "full")
 Outcome = dict[str, Any] | RuntimeError | None
 
 
 @dataclass(frozen=True)
 class Run:
-    """At which scale, on which device, into which folder, and until when (as `time.time`) jobs are done."""
+    """At which scale, on which device, into which folder, and until when (as `time.time`) jobs are done.
+
+    Runs that differ in their deadline alone are equal: no result depends on it.
+    """
 
     scale: str
     folder: Path
     device: str = "cpu"
-    deadline: float | None = None
+    deadline: float | None = field(default=None, compare=False)
 
     @property
     def late(self) -> bool:
         """Whether time is up."""
         return self.deadline is not None and time.time() > self.deadline
 
-    @property
-    def timeless(self) -> "Run":
-        """The same run without its deadline: what a result depends on."""
-        return replace(self, deadline=None)
-
 
 def run_of(scale: str, device: str = "auto", minutes: float | None = None) -> Run:
     """Return a run into `_build/train/<scale>`; `auto` takes a GPU where there is one."""
-    if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
+    refuse_unknown_scale(scale)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     folder = root() / "_build" / "train" / scale
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the project's files lie, and which of them a run has read."""
+"""Where the project's files lie, which of them a run has read, and at which scales there are runs."""
 
 import hashlib
 import os
@@ -6,10 +6,17 @@ import sys
 from pathlib import Path
 
 files_read: set[str] = set()
+SCALES = ("smoke", "book", "full")
 
 
 class DataError(RuntimeError):
     """A data file is missing, damaged or out of reach; the message names it and the cure."""
+
+
+def refuse_unknown_scale(scale: str) -> None:
+    """Raise `ValueError` for what is none of `SCALES`."""
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
 
 
 def root() -> Path:

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from . import paths
-from .paths import replace_text, results_folder, root
+from .paths import refuse_unknown_scale, replace_text, results_folder, root
 
 GLUE = "application/papermill.record/"
-SCALES = ("smoke", "book", "full")
 KINDS = ("metric", "timing")
 
 
@@ -63,8 +62,7 @@ def start_chapter(name: str, *, device: str = "auto", seed: int = 0, scale: str 
     `RecordError` where a replay has nothing to compare with.
     """
     global _running
-    if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
+    refuse_unknown_scale(scale)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -9,7 +9,8 @@ each part of the header, without a digest, are read too.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return a file's tensors and its header; raises `ValueError` where it is damaged or of another kind."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as stream:
-            header = _decoded(stream.metadata())
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged, or no file of tensors ({error}).") from error
+    with _opened(path) as (stream, header):
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}
     wanted = header.pop("digest", None)
     if wanted is not None and wanted != digest(tensors):
         raise ValueError(f"{path} is damaged: what it holds is not what was written (its digest differs).")
@@ -60,15 +55,22 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """Return a file's header without reading its tensors; raises `ValueError` where it is damaged."""
+    with _opened(path) as (_, header):
+        header.pop("digest", None)
+        return header
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Give a file that is open for reading, and its header; what is wrong with either is a `ValueError`."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as stream:
-            header = _decoded(stream.metadata())
+            found = {name: json.loads(text) for name, text in (stream.metadata() or {}).items()}
+            yield stream, found["header"] if set(found) == {"header"} else found
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged, or no file of tensors ({error}).") from error
-    header.pop("digest", None)
-    return header
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -82,8 +84,3 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(name.encode())
         total.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def _decoded(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    found = {name: json.loads(text) for name, text in (metadata or {}).items()}
-    return found["header"] if set(found) == {"header"} else found

@@ -51,10 +51,14 @@ class Claim:
     null_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """Every record that the verdict is computed from: the numbers and their skill."""
+        return tuple(part for key in self.keys.values() for part in (key, f"{key}.skill"))
+
+    @property
     def read(self) -> tuple[str, ...]:
         """Every record that the verdict, and those of nulls alone, are computed from."""
-        own = [part for key in self.keys.values() for part in (key, f"{key}.skill")]
-        return (*own, *(key for keys in self.null_keys.values() for key in keys.values()))
+        return (*self.own, *(key for keys in self.null_keys.values() for key in keys.values()))
 
     def verdict(self, records: Mapping[str, Mapping[str, Any]]) -> Verdict:
         """Return the verdict that these records earn (`records.all_records()`).
@@ -64,7 +68,7 @@ class Claim:
         """
         if self.bar is None or not self.keys:
             return Verdict.NOT_YET_TESTED
-        self._need(records, [part for key in self.keys.values() for part in (key, f"{key}.skill")])
+        self._need(records, self.own)
         evidence = {modality: _evidence(key, records) for modality, key in self.keys.items()}
         return verdict(evidence, self.bar)
 

@@ -146,10 +146,10 @@ def _kept(path: Path, made_of: str) -> Windows | None:
     return Windows(*(columns[column].long() for column in Windows._fields)) if same else None
 
 
-def sentences(found: Windows, coder: Any = None) -> list[str]:
-    """Return the windows as text again, in lower case: what a bag of words may see of them."""
+def sentences(tokens: Tensor, coder: Any = None) -> list[str]:
+    """Return windows (windows, length) as text again, in lower case: what a bag of words may see of them."""
     coder = tokenizer() if coder is None else coder
-    return [text.strip() for text in coder.decode_batch(found.tokens.tolist(), skip_special_tokens=True)]
+    return [text.strip() for text in coder.decode_batch(tokens.tolist(), skip_special_tokens=True)]
 
 
 def describe(coder: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Figures of attention maps and heads."""
+"""Figures of attention maps and heads, and of the photographs that they look at."""
 
 import numpy as np
 from matplotlib.axes import Axes
+
+from pdelens.plots import COLOURS
 
 from .base import THRESHOLD_COLOUR, _heat_map
 
@@ -45,3 +47,15 @@ def layer_head_map(axes: Axes, values: np.ndarray, title: str, colourbar: bool =
     notes = np.array([[f"{value:.2f}" for value in row] for row in values]) if values.size <= 80 else False
     _heat_map(axes, values, notes, 7.5, vmin=low, vmax=1, cmap="mako", cbar=colourbar)
     axes.set(xlabel="head", ylabel="layer", title=title)
+
+
+def photograph(axes: Axes, image: np.ndarray, square: tuple[float, float, float], title: str) -> None:
+    """Draw a photograph with one square (left, top, side, in pixels) marked."""
+    axes.imshow(image)
+    left, top, side = square
+    x, y = (left, left + side, left + side, left, left), (top, top, top + side, top + side, top)
+    for colour, width in (("white", 2.4), (COLOURS["advective"], 1.2)):
+        axes.plot(x, y, color=colour, linewidth=width)
+    axes.set_title(title, fontsize=8)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)

@@ -1,4 +1,4 @@
-"""One look for all figures, and captioned tables that are text."""
+"""One look for all figures, and the drawings that several pages share."""
 
 from collections.abc import Sequence
 from typing import Any

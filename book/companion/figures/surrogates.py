@@ -1,4 +1,4 @@
-"""Pictures of many heads at once: a model's poster, its heads by drift and spread, maps of single heads."""
+"""Figures of the calibrated equations: agreement against size, measures side by side, learning curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,22 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from pdelens.plots import COLOURS
-
 from ..seeds import SeedMean
 from .base import threshold
-
-
-def photograph(axes: Axes, image: np.ndarray, square: tuple[float, float, float], title: str) -> None:
-    """Draw a photograph with one square (left, top, side, in pixels) marked."""
-    axes.imshow(image)
-    left, top, side = square
-    x, y = (left, left + side, left + side, left, left), (top, top, top + side, top + side, top)
-    for colour, width in (("white", 2.4), (COLOURS["advective"], 1.2)):
-        axes.plot(x, y, color=colour, linewidth=width)
-    axes.set_title(title, fontsize=8)
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
 
 
 class Mark(NamedTuple):
@@ -111,7 +97,7 @@ def _name(axes: Axes, point: tuple[float, float], place: tuple[float, float], ma
     axes.text(*place, mark.name, color="0.1", fontsize=8.5, fontweight=weight, ha=ha, va="center", zorder=5.5, bbox=box)
 
 
-def ladder_dots(
+def equation_dots(
     axes: Axes,
     names: Sequence[str],
     columns: Mapping[str, Sequence[SeedMean]],

@@ -55,9 +55,13 @@ class Calibration(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return what is calibrated, to which weights, and how it is evaluated."""
-        division = DIVIDED.get(self.spec.family) if self.spec.teacher != MINILM else None
-        evaluation = {"resolutions": RESOLUTIONS, "held": HELD[run.scale], "divided": division}
+        evaluation = {"resolutions": RESOLUTIONS, "held": HELD[run.scale], "divided": self.divided}
         return {"calibration": self.calibration(run), "evaluation": evaluation}
+
+    @property
+    def divided(self) -> str | None:
+        """The way of stepping at which the error is divided layer by layer, None where it is not."""
+        return DIVIDED.get(self.spec.family) if self.spec.teacher != MINILM else None
 
     def calibration(self, run: Run) -> dict[str, Any]:
         """Return what decides the calibrated equation: scale, equation, plan, examples, the teacher's weights."""
@@ -96,8 +100,8 @@ class Calibration(Job):
         began = time.perf_counter()
         pde = load(self.name, run)[0].to(run.device)
         record = {"made": made, "judged": _evaluated(pde, self.spec, run), "learnt": learnt_coefficients(pde)}
-        if self.identity(run)["evaluation"]["divided"]:
-            record["local"] = _local(pde, self.spec, run)
+        if self.divided is not None:
+            record["local"] = _local(pde, self.spec, run, self.divided)
         made["judging_seconds"] = round(time.perf_counter() - began, 1)
         return record
 
@@ -163,13 +167,12 @@ def _evaluated(pde: PDE, spec: Spec, run: Run) -> dict[str, Any]:
     return {resolution: compact(values, resolution in KEPT) for resolution, values in found.items()}
 
 
-def _local(pde: PDE, spec: Spec, run: Run) -> dict[str, Any]:
+def _local(pde: PDE, spec: Spec, run: Run, resolution: str) -> dict[str, Any]:
     """Return how an equation's error divides, started anew from the teacher's own state before each layer.
 
     By part of `errors.LinearSplit`, (layers,), on as many held-out examples as it is evaluated on.
     """
     reference, calibration = evaluation_flows(spec.teacher, run)
-    resolution = DIVIDED[spec.family]
     flow = local_flow(pde, reference, **RESOLUTIONS[resolution])
     found = linear_split(flow.to("cpu"), reference.to("cpu"), calibration.to("cpu"))
     return {"way": resolution} | {part: values.tolist() for part, values in found._asdict().items()}

@@ -27,7 +27,9 @@ def load(name: str, run: Run | None = None) -> tuple[PDE, dict[str, Any]]:
         raise DataError(f"{path} holds no calibrated equation: calibrate it again with `make train`.")
     made = header["made"]
     spec = spec_named(header["rung"]["name"], made["scale"])
-    pde = spec.build(cached_teacher(spec.teacher, None if run is None else replace(run, device="cpu")))
+    # Asked for as the pages ask, so that both share one teacher.
+    where = () if run is None else (replace(run, device="cpu"),)
+    pde = spec.build(cached_teacher(spec.teacher, *where))
     pde.load_state_dict({key: value.float() for key, value in weights.items()})
     return pde.eval(), made
 

@@ -10,7 +10,7 @@ from pdelens.flow import Flow
 from pdelens.pde.equation import PDE, TransformerPDE
 from pdelens.pde.plan import Plan
 
-from ..jobs import SCALES
+from ..paths import refuse_unknown_scale
 from ..teachers.recipes import SEEDS
 from ..teachers.teacher import MINILM, Teacher
 from .narrow import narrow_like
@@ -158,8 +158,7 @@ def specs_of(scale: str) -> tuple[Spec, ...]:
     Main equations in 5 seeds; the others in 1 seed and a third of the steps (`full`: all in 5 seeds, with all steps).
     The equation of a seed is calibrated to the teacher of that seed.
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
+    refuse_unknown_scale(scale)
     full = scale == "full"
     share = 1.0 if full else THIRD
     found: list[Spec] = []

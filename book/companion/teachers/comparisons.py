@@ -76,7 +76,7 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
         return _accuracy(float((named == test.labels).double().mean()), len(test.labels))
 
     def as_text(tokens: torch.Tensor) -> list[str]:
-        return [line.strip() for line in coder(run.folder).decode_batch(tokens.tolist(), skip_special_tokens=True)]
+        return text.sentences(tokens, coder(run.folder))
 
     def following(order: int):
         found = drawn("text", text.LENGTH)

@@ -8,7 +8,7 @@ from typing import Any
 from pdelens.models import Configuration, Transformer
 
 from ..data import tokens
-from ..jobs import SCALES
+from ..paths import SCALES, refuse_unknown_scale
 
 SEEDS = 5
 # Of so many steps, snapshots are taken after these shares (the finished teacher is a file of its own).
@@ -86,8 +86,7 @@ def recipes_of(scale: str) -> tuple[Recipe, ...]:
     tokens) in 5 seeds; of the cheap ones also the variants: activations, normalisations, and the random-label twin,
     which has 2,000 examples to memorise; these in 1 seed (`full`: 5).
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} was given: choose from {', '.join(SCALES)}.")
+    refuse_unknown_scale(scale)
 
     def recipe(family: str, configuration: Configuration, **settings: Any) -> Recipe:
         return Recipe(family, configuration, 0, _STEPS[family][SCALES.index(scale)], **settings)

@@ -198,36 +198,24 @@ class Bank:
 HELD = {"smoke": 16, "book": 192, "full": 1024}
 
 
+@lru_cache(maxsize=4)
 def cached_teacher(name: str, run: Run | None = None) -> Teacher:
     """Return a teacher, kept: who asks again gets the same one (`teacher_named` gives a fresh one).
 
     From the run's folder and on its device; without one from `data/weights`, on the CPU.
     """
-    return _cached_teacher(name, None if run is None else run.timeless)
-
-
-@lru_cache(maxsize=4)
-def _cached_teacher(name: str, run: Run | None) -> Teacher:
     return teacher_named(name) if run is None else teacher_named(name, run.folder, run.device)
 
 
+@lru_cache(maxsize=1)
 def cached_bank(name: str, run: Run, count: int) -> Bank:
     """Return a teacher's training Flows, kept until another's are asked for."""
-    return _cached_bank(name, run.timeless, count)
-
-
-@lru_cache(maxsize=1)
-def _cached_bank(name: str, run: Run, count: int) -> Bank:
     return Bank.of(cached_teacher(name, run), "train", count, run.device)
 
 
+@lru_cache(maxsize=6)
 def flow_on(name: str, run: Run, split: str, count: int) -> Flow:
     """Return a teacher's Flow on examples apart, kept; "validation" comes after the aligning calibration examples."""
-    return _flow_on(name, run.timeless, split, count)
-
-
-@lru_cache(maxsize=6)
-def _flow_on(name: str, run: Run, split: str, count: int) -> Flow:
     teacher = cached_teacher(name, run)
     if split != "validation":
         return teacher.of(split, count, run.device)

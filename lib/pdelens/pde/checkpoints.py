@@ -1,4 +1,4 @@
-"""What every optimisation here shares: its randomness, its rate, and checkpoints that resume to the same numbers.
+"""What every optimisation here shares: its randomness, and checkpoints that resume to the same numbers.
 
 Checkpoints are whole or not at all, and nothing in them is pickled.
 """

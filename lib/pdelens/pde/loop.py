@@ -1,5 +1,6 @@
 """The frame of an optimisation that resumes: rate, clock, progress, checkpoints; the loss is the caller's."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoints import restore, store
-from .muon import one_cycle
 
 
 class Loop:
@@ -86,3 +86,11 @@ class Loop:
     def stop(self) -> None:
         """End after this step."""
         self.stopped = True
+
+
+def one_cycle(peak: float, step: int, steps: int) -> float:
+    """Return the learning rate: a linear rise over the first tenth, then half a cosine to zero."""
+    rise = max(1, steps // 10)
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

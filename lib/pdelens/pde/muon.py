@@ -1,18 +1,9 @@
-"""The rate of one cycle, and Muon: momentum whose matrices are made orthogonal."""
+"""Muon: momentum whose matrices are made orthogonal."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def one_cycle(peak: float, step: int, steps: int) -> float:
-    """Return the learning rate: a linear rise over the first tenth, then half a cosine to zero."""
-    rise = max(1, steps // 10)
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 class Muon(torch.optim.Optimizer):

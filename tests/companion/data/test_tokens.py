@@ -46,7 +46,7 @@ def test_windows_lie_end_to_end_in_their_review(coder):
     long = coder.encode(film_reviews.clean(REVIEWS[2].text)).ids
     assert found.tokens[2:].flatten().tolist() == long[:48]
     assert found.mask[1].sum() == len(coder.encode(REVIEWS[1].text).ids) and not found.tokens[1][~found.mask[1]].any()
-    assert tokens.sentences(found, coder)[1] == "dull , dull , dull"
+    assert tokens.sentences(found.tokens, coder)[1] == "dull , dull , dull"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_every_hypothesis_null_and_the_bar_have_their_names(axes):
 
 
 def test_what_lies_below_the_edge_is_an_arrow_at_it(axes):
-    surrogates.ladder_dots(axes, ["a", "b", "c"], {"R2": [over_seeds([v]) for v in (0.5, -3.0, np.nan)]}, {"R2": 0.1})
+    surrogates.equation_dots(axes, ["a", "b", "c"], {"R2": [over_seeds([v]) for v in (0.5, -3.0, np.nan)]}, {"R2": 0.1})
     places = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
     assert places == [0.5, 0.0] and [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
 

@@ -26,10 +26,10 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr(teacher, "fashion_mnist", lambda train: fashion_mnist.fashion_mnist_subset("calibration"))
     two = {name: evaluate.RESOLUTIONS[name] for name in ("1", "converged")}
     monkeypatch.setattr(calibrate, "RESOLUTIONS", two)
-    for kept in (teacher._cached_teacher, teacher._cached_bank, teacher._flow_on):
+    for kept in (teacher.cached_teacher, teacher.cached_bank, teacher.flow_on):
         kept.cache_clear()
     yield
-    teacher._cached_bank.cache_clear()
+    teacher.cached_bank.cache_clear()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from companion.teachers import stack
 from companion.teachers.recipes import Recipe
 from pdelens import models
 from pdelens.models import Configuration
-from pdelens.pde import muon
+from pdelens.pde import loop
 
 PICTURES = Configuration(width=16, layers=1, heads=2, patch=7, outputs=2)
 WORDS = dataclasses.replace(PICTURES, vocabulary=20, length=10)
@@ -102,7 +102,7 @@ def test_one_step_is_torchs_own_training(kind, tmp_path):
     decayed = [p for name, p in named.items() if p.ndim > 1 and name != "positions"]
     left = [p for name, p in named.items() if not (p.ndim > 1 and name != "positions")]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": left, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=muon.one_cycle(recipe.peak_rate, 0, 1), betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=loop.one_cycle(recipe.peak_rate, 0, 1), betas=(0.9, 0.98))
     _, inputs, labels = next(stack.batches(recipe, data, 0))
     logits = theirs(inputs, inputs != 0 if kind != "pictures" else None)
     if kind == "causal":
@@ -223,7 +223,7 @@ def test_jobs_of_two_shapes_make_no_stack():
 
 
 def test_learning_rate_is_one_cycle():
-    rates = [muon.one_cycle(3e-3, step, 300) for step in range(300)]
+    rates = [loop.one_cycle(3e-3, step, 300) for step in range(300)]
     assert max(rates) == pytest.approx(3e-3) and rates[-1] < 0.02 * 3e-3
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
