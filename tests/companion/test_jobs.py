@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,8 +15,13 @@ import pytest
 import torch
 
 from companion import jobs
+from companion.estimators.trials import trial_jobs
 from companion.jobs import Job, Run
-from companion.paths import DataError
+from companion.paths import SCALES, DataError
+from companion.surrogates.sweep import sweep_jobs
+from companion.teachers.comparisons import comparison_jobs
+from companion.teachers.stacking_cost import StackingCost
+from companion.teachers.train import train_jobs
 
 
 @dataclass(frozen=True)
@@ -216,3 +222,13 @@ def test_an_end_from_outside_ends_the_jobs_at_hand_and_begins_no_others(tmp_path
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
     assert len(list(tmp_path.glob("begun-*"))) == 2
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_job_of_every_program_can_be_sent_to_another_process(scale, tmp_path):
+    run = Run(scale, tmp_path)
+    programs = (train_jobs, comparison_jobs, sweep_jobs, trial_jobs)
+    todo = [job for program in programs for job in program(run)] + [StackingCost()]
+    assert len({job.name for job in todo}) == len(todo) > 4
+    for job in todo:
+        assert pickle.loads(pickle.dumps(job)) == job

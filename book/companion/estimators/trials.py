@@ -25,27 +25,31 @@ class TaskTrials(Job):
 
     study: str
     task: str
-    trials: tuple[Trial, ...]
 
     @property
     def name(self) -> str:
         """The record's name."""
         return f"{NAME}-{self.study}-{self.task}"
 
+    def trials(self, run: Run) -> list[Trial]:
+        """Return the trials; no field, since a task holds functions, which no process can send to another."""
+        return [one for one in trials(SCALES[run.scale]) if (one.study, one.task.name) == (self.study, self.task)]
+
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the trials."""
-        return {"trials": [list(trial.key) for trial in self.trials], "shortened": SHORT, "scale": run.scale}
+        return {"trials": [list(trial.key) for trial in self.trials(run)], "shortened": SHORT, "scale": run.scale}
 
     def cost(self, run: Run) -> float:
         """Return the number of trials."""
-        return float(len(self.trials))
+        return float(len(self.trials(run)))
 
     def do(self, run: Run) -> dict[str, Any] | None:
         """Return the results, a dictionary a trial."""
         partial = run.folder / f"{self.name}.part"
         done = json.loads(partial.read_text()) if partial.exists() else []
-        done = done if [_key(one) for one in done] == [trial.key for trial in self.trials[: len(done)]] else []
-        for trial in self.trials[len(done) :]:
+        todo = self.trials(run)
+        done = done if [_key(one) for one in done] == [trial.key for trial in todo[: len(done)]] else []
+        for trial in todo[len(done) :]:
             if run.late:
                 return None
             done.append(trial.run())
@@ -56,10 +60,8 @@ class TaskTrials(Job):
 
 def trial_jobs(run: Run) -> list[TaskTrials]:
     """Return the jobs of a scale, the quick and telling studies first."""
-    grouped: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials(SCALES[run.scale]):
-        grouped.setdefault((trial.study, trial.task.name), []).append(trial)
-    return [TaskTrials(study, task, tuple(found)) for (study, task), found in grouped.items()]
+    named = dict.fromkeys((trial.study, trial.task.name) for trial in trials(SCALES[run.scale]))
+    return [TaskTrials(study, task) for study, task in named]
 
 
 def gather(run: Run) -> Path:

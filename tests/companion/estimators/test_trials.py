@@ -37,10 +37,10 @@ def test_trials_go_on_where_they_stopped_and_sum_up(tmp_path, monkeypatch):
 
 def test_a_partial_result_of_other_trials_is_not_used(tmp_path, monkeypatch):
     run, (job, *_) = Run("smoke", tmp_path), trials.trial_jobs(Run("smoke", tmp_path))
-    other = job.trials[0].run() | {"seed": 99}
+    other = job.trials(run)[0].run() | {"seed": 99}
     (tmp_path / f"{job.name}.part").write_text(json.dumps([other]))
     record = perform(job, run)
-    assert [one["seed"] for one in record["results"]] == [trial.seed for trial in job.trials]
+    assert [one["seed"] for one in record["results"]] == [trial.seed for trial in job.trials(run)]
 
 
 def _counted(function, calls):
