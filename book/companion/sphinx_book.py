@@ -46,7 +46,11 @@ def claims_table() -> str:
         alone = "; ".join(f"on {setting}: *{found}*" for setting, found in nulls.items()) or "–"
         verdict = claim.verdict(records)
         shown = f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
-        measured = "; ".join(_number(modality, records[key]) for modality, key in claim.keys.items() if key in records)
+        measured = "<br>".join(
+            f"{reading}: " * bool(reading)
+            + "; ".join(_number(modality, records[key]) for modality, key in keys.items() if key in records)
+            for reading, keys in claim.readings.items()
+        )
         lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {measured or '–'} | {shown} | {alone} |")
     return "\n".join([*lines, ":::"])
 

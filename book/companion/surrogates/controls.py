@@ -100,7 +100,7 @@ def evaluate_control(pde: PDE, held: Flow, calibration: Flow) -> dict[str, Any]:
         "cosine": report.per_head().tolist(),
         "centred cosine": report.per_head("centred cosine").tolist(),
         "nulls": {name: null.per_head().tolist() for name, null in report.nulls.items()},
-        "r2": state_agreement(flow.states, held, calibration)["r2"].tolist(),
+        "r2": state_agreement(flow.states, held, calibration)["r2 mean over channels"].tolist(),
     }
 
 

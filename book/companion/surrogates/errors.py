@@ -45,7 +45,10 @@ def non_affinity(reference: Flow, calibration: Flow, neighbours: bool = False) -
         guesses.append(guess.to(after.dtype))
     steps = [guess - before for guess, before in zip(guesses[1:], reference.states, strict=False)]
     added = state_agreement([guesses[0], *steps], _steps(reference), _steps(calibration), cka=False)
-    return NonAffinity(1 - state_agreement(guesses, reference, calibration, cka=False)["r2"], 1 - added["r2"])
+    return NonAffinity(
+        1 - state_agreement(guesses, reference, calibration, cka=False)["r2 mean over channels"],
+        1 - added["r2 mean over channels"],
+    )
 
 
 @torch.no_grad()

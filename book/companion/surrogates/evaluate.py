@@ -38,11 +38,11 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Return, for every way of stepping, how an equation's solution agrees with its teacher on held-out examples.
 
-    `reference` and `calibration` are the teacher's Flows (`Teacher.of`). By way: `cosine` and `centred cosine`
-    (layers, heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the
-    *teacher's own* heads read off the equation's states, for equations without attention too), `r2`, `r2, worst
-    decile`, `cka` (depths from 1), `classes` (share of examples given the teacher's class by its own head) and, with
-    `labels`, `accuracy`. A solution that diverges gives `{"diverged": message}`.
+    `reference` and `calibration` are the teacher's Flows (`Teacher.of`). By way: `cosine` and `centred cosine` (layers,
+    heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the teacher's own
+    heads read off the equation's states, for equations without attention too), `r2 pooled`, `r2 mean over channels`,
+    `r2, worst decile`, `cka` (depths from 1), `classes` (share of examples given the teacher's class by its own head)
+    and, with `labels`, `accuracy`. A solution that diverges gives `{"diverged": message}`.
     """
     found = {}
     for name, how in resolutions.items():
@@ -103,23 +103,29 @@ def read_maps(teacher: Teacher, flow: Flow) -> tuple[Tensor, ...]:
 
 
 def nulls_of(
-    teacher: Teacher, reference: Flow, calibration: Flow, twin: Flow | None = None, others: Sequence[Flow] = ()
+    reference: Flow,
+    calibration: Flow,
+    twin: Flow | None = None,
+    others: Sequence[Flow] = (),
+    nearest: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return what stands beside every equation calibrated to a teacher.
 
-    `attention` by null (uniform, mean map, other input, shuffled layers, untrained twin): cosine per (layers, heads);
-    `states` by null: R2 per depth; `ceiling`: the same of another seed's teacher (`others`: its calibration and
-    held-out Flow on the same examples), heads matched on the calibration examples.
+    `attention` by null (uniform, mean map, other input, shuffled layers, untrained twin, nearest neighbours): cosine
+    per (layers, heads); `states` and `states pooled` by null: R2 per depth, mean over channels and pooled; `ceiling`:
+    the same of another seed's teacher (`others`: its calibration and held-out Flow on the same examples), heads
+    matched on the calibration examples.
     """
-    given = attention_nulls(reference, calibration, twin)
+    given = attention_nulls(reference, calibration, twin, nearest=nearest)
     report = compare(reference, reference, given, measures=["cosine"])
     states = {
-        name: state_agreement(null, reference, calibration)["r2"].tolist()
-        for name, null in state_nulls(reference, calibration).items()
+        name: state_agreement(null, reference, calibration, cka=False)
+        for name, null in state_nulls(reference, calibration, nearest).items()
     }
     found: dict[str, Any] = {
         "attention": {name: null.per_head().tolist() for name, null in report.nulls.items()},
-        "states": states,
+        "states": {name: about["r2 mean over channels"].tolist() for name, about in states.items()},
+        "states pooled": {name: about["r2 pooled"].tolist() for name, about in states.items()},
     }
     if others:
         before, after = others
@@ -165,7 +171,7 @@ def followed(flow: Flow, changed: Flow, unchanged: Flow, calibration: Flow) -> d
         "moved": float(far / usual),
         "cosine": report.headline(),
         **{name: null.headline() for name, null in report.nulls.items()},
-        "missed": float(1 - state_agreement(flow.states, changed, calibration)["r2"].min()),
+        "missed": float(1 - state_agreement(flow.states, changed, calibration)["r2 mean over channels"].min()),
     }
 
 

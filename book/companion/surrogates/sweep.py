@@ -13,6 +13,9 @@ from .evaluate import nulls_of
 from .specs import specs_of
 from .store import NULLS
 
+# What stands beside every equation; in a record's identity, since one more null makes it another.
+NULL_NAMES = ("uniform", "mean map", "other input", "shuffled layers", "untrained twin", "nearest neighbours")
+
 
 @dataclass(frozen=True)
 class NullsBeside(Job):
@@ -29,7 +32,7 @@ class NullsBeside(Job):
         """Return the scale, the examples and the weights."""
         names = [name for name in (self.teacher, self._other()) if name]
         weights = {name: _digest(name, run) for name in names}
-        return {"scale": run.scale, "held": HELD[run.scale], "teachers": weights}
+        return {"scale": run.scale, "held": HELD[run.scale], "teachers": weights, "nulls": NULL_NAMES}
 
     def cost(self, run: Run) -> float:
         """Return about as much as a hundred thousand right-hand sides."""
@@ -41,7 +44,8 @@ class NullsBeside(Job):
         reference, calibration = evaluation_flows(self.teacher, run)
         own = teacher.untrained().of("heldout", HELD[run.scale], run.device)
         flows = () if other is None or _digest(other, run) is None else evaluation_flows(other, run)[::-1]
-        return nulls_of(teacher, reference, calibration, own, flows)
+        nearest = teacher.nearest("heldout", HELD[run.scale], HELD[run.scale]).to(run.device)
+        return nulls_of(reference, calibration, own, flows, nearest)
 
     def _other(self) -> str | None:
         """Return the teacher of the next seed; the pretrained one has no seeds."""

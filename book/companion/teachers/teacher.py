@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pdelens import models
 from pdelens.agreement.matching import align_heads
+from pdelens.agreement.nulls import nearest_inputs
 from pdelens.attention.capture import flow_of
 from pdelens.flow import Flow, padding_of
 from pdelens.lattice import Chain, Grid, Lattice
@@ -31,6 +32,8 @@ VALIDATION = 128
 MINILM = "minilm"
 PRETRAINED_TOKENS = 32
 Inputs = Tensor | dict[str, Tensor]
+# More pieces than any vocabulary here has.
+_PIECES = 32_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,14 @@ class Teacher:
         """Return the Flow on a split's first so many examples."""
         return self.flow(self.inputs(split, count)[0], keep)
 
+    def nearest(self, split: str = "heldout", count: int | None = None, known: int | None = None) -> Tensor:
+        """Return which calibration inputs are nearest to each of a split's (`pdelens.agreement.nulls.nearest_inputs`).
+
+        Pictures are near in their pixels, texts in how often each piece occurs, whatever their length.
+        """
+        given, calibration = (_features(self.inputs(*part)[0]) for part in ((split, count), ("calibration", known)))
+        return nearest_inputs(given, calibration)
+
     def readout(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the classes' logits that the teacher's own head gives a last state (batch, tokens, width)."""
         if not isinstance(self.model, Transformer):
@@ -84,6 +95,16 @@ class Teacher:
         model: Any = self.model
         blocks = model.blocks if isinstance(model, Transformer) else model.encoder.layer
         return parameters / sum(value.numel() for value in blocks.parameters())
+
+
+def _features(inputs: Inputs) -> Tensor:
+    """Return what inputs are compared by, (examples, ...): pixels, or shares of pieces (of length 1)."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    tokens = inputs["inputs" if "inputs" in inputs else "input_ids"]
+    mask = inputs["mask" if "mask" in inputs else "attention_mask"].bool()
+    bag = torch.zeros(len(tokens), _PIECES).scatter_add_(1, tokens, mask.float())
+    return torch.nn.functional.normalize(bag, dim=1)
 
 
 def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") -> Teacher:

@@ -52,10 +52,57 @@ def shuffled_layers(reference: Flow, seed: int = 0) -> Maps:
     return tuple(reference.attention[layer] for layer in order)
 
 
+def nearest_inputs(inputs: Tensor, known: Tensor, count: int = 5) -> Tensor:
+    """Return, for each input, which of the `known` ones are nearest, (examples, count), the nearest first.
+
+    `inputs` and `known` are features of any shape (examples, ...): pixels, or how often each piece occurs. Euclidean
+    distance. Raises `ValueError` where there are fewer known ones than are asked for.
+
+    >>> nearest_inputs(torch.tensor([[0.0], [9.0]]), torch.tensor([[8.0], [1.0], [3.0]]), 2).tolist()
+    [[1, 2], [0, 2]]
+    """
+    if len(known) < count:
+        raise ValueError(f"{len(known)} calibration examples were given, but {count} neighbours of each are wanted.")
+    distances = torch.cdist(inputs.flatten(1).double(), known.flatten(1).double())
+    return distances.topk(count, largest=False).indices
+
+
+def nearest_maps(calibration: Flow, nearest: Tensor, reference: Flow) -> Maps:
+    """The teacher's maps on the nearest calibration inputs, averaged: a look-up table, which needs no equation.
+
+    `nearest` (examples, count) as from `nearest_inputs`. A neighbour counts in the rows that it has (its padding says
+    nothing), and a row that none has is the mean map's.
+    """
+    behind, found = mean_map(calibration), []
+    keep = calibration.mask[nearest].unbind(1)  # (examples, tokens) for each neighbour
+    count = sum(one.to(calibration.attention[0].dtype) for one in keep)[:, None, :, None]  # type: ignore[union-attr]
+    for layer, maps in enumerate(calibration.attention):
+        total = torch.zeros_like(maps[nearest[:, 0]])
+        for neighbour, rows in zip(nearest.unbind(1), keep, strict=True):
+            total += maps[neighbour] * rows[:, None, :, None]
+        mean = torch.where(count > 0, total / count.clamp_min(1), behind[layer])
+        found.append(mean if reference.padding is None else _restricted(mean, reference))
+    return tuple(found)
+
+
+def nearest_states(calibration: Flow, nearest: Tensor) -> tuple[Tensor, ...]:
+    """The teacher's states on the nearest calibration inputs, averaged, one a depth; see `nearest_maps`."""
+    keep = calibration.mask[nearest][..., None]  # (examples, count, tokens, 1)
+    count, found = keep.sum(1), []
+    for state, mean in zip(calibration.states, mean_states(calibration), strict=True):
+        total = (state[nearest] * keep).sum(1)
+        found.append(torch.where(count > 0, total / count.clamp_min(1), mean))
+    return tuple(found)
+
+
 def attention_nulls(
-    reference: Flow, calibration: Flow, untrained: Flow | None = None, seed: int = 0
+    reference: Flow, calibration: Flow, untrained: Flow | None = None, seed: int = 0, nearest: Tensor | None = None
 ) -> dict[str, Maps]:
-    """Return every attention null by name; `untrained` is a twin's Flow on the same inputs."""
+    """Return every attention null by name.
+
+    `untrained` is a twin's Flow on the same inputs, `nearest` says which calibration inputs are nearest to each
+    (`nearest_inputs`).
+    """
     nulls = {
         "uniform": uniform(reference),
         "mean map": mean_map(calibration, reference),
@@ -64,6 +111,8 @@ def attention_nulls(
     }
     if untrained is not None:
         nulls["untrained twin"] = untrained.attention
+    if nearest is not None:
+        nulls["nearest neighbours"] = nearest_maps(calibration, nearest, reference)
     return nulls
 
 
@@ -78,12 +127,13 @@ def perturbed(reference: Flow, spread: float, seed: int = 0) -> Maps:
     return tuple(maps)
 
 
-def state_nulls(reference: Flow, calibration: Flow) -> dict[str, tuple[Tensor, ...]]:
+def state_nulls(reference: Flow, calibration: Flow, nearest: Tensor | None = None) -> dict[str, tuple[Tensor, ...]]:
     """Return the state nulls by name, one state a depth.
 
     `identity` and `affine` come one-step (from the true previous state) and rolled out (from the state at depth 0
-    alone); `mean state` knows depth, token and channel only. The affine map is one matrix a layer, the same for every
-    token, fitted by least squares on the calibration split.
+    alone); `mean state` knows depth, token and channel only; with `nearest` (`nearest_inputs`) the mean state of the
+    `nearest neighbours` stands beside. The affine map is one matrix a layer, the same for every token, fitted by least
+    squares on the calibration split.
     """
     maps = [_least_squares(a, b, calibration.mask) for a, b in pairwise(calibration.states)]
     stepped = [reference.states[0]]
@@ -92,12 +142,14 @@ def state_nulls(reference: Flow, calibration: Flow) -> dict[str, tuple[Tensor, .
         stepped.append(reference.states[layer] @ matrix + bias)
         rolled.append(rolled[-1] @ matrix + bias)
     first = reference.states[0]
+    looked_up = {} if nearest is None else {"nearest neighbours": nearest_states(calibration, nearest)}
     return {
         "identity, one step": (first, *reference.states[:-1]),
         "identity, rolled out": (first,) * len(reference.states),
         "affine, one step": tuple(stepped),
         "affine, rolled out": tuple(rolled),
         "mean state": tuple(mean.expand_as(first) for mean in mean_states(calibration)),
+        **looked_up,
     }
 
 

@@ -21,7 +21,8 @@ class Report:
     `attention[measure]` is an array (layers, examples, heads); the measures are `cosine`, `row cosine`, `pearson`,
     `jensen-shannon`, `total variation`, `top-1` and, with a calibration Flow, `centred cosine`. `head_mean` (layers,
     examples) is the raw cosine of the maps averaged over heads. `nulls[name]` is the same report of that null.
-    `states` holds, per depth from 1, `r2` and `r2, worst decile`, and `cka` where there are 20 examples a feature.
+    `states` holds, per depth from 1, `r2 pooled`, `r2 mean over channels` and `r2, worst decile`, and `cka` where there
+    are 20 examples a feature (`state_agreement`).
 
     >>> maps = torch.full((4, 2, 5, 5), 0.2)
     >>> compare([maps], Flow(attention=[maps])).worst_head("total variation")
@@ -75,6 +76,14 @@ class Report:
         """Return `1 - (1 - c) / (1 - c_null)` per layer and head: 0 is the best null, 1 is perfect."""
         return skill(self.per_head("cosine"), self.best_null())
 
+    def pooled_skill(self) -> np.ndarray:
+        """Return the skill of each layer, pooled over its heads, (layers,); see `pooled_skill`."""
+        return pooled_skill(self.per_head("cosine"), self.best_null())
+
+    def testable(self) -> np.ndarray:
+        """Return which heads can carry a test, (layers, heads): whose best null leaves .05 or more to make up."""
+        return self.best_null() <= TESTABLE
+
 
 MEASURES: dict[str, Callable[..., Tensor]] = {
     "cosine": agreement.cosine,
@@ -86,6 +95,8 @@ MEASURES: dict[str, Callable[..., Tensor]] = {
     "top-1": agreement.top1,
 }
 DISTANCES = frozenset({"jensen-shannon", "total variation"})
+# A head whose best null has a higher cosine than this has nearly one map for all inputs and can carry no test.
+TESTABLE = 0.95
 
 
 def skill(score: ArrayLike, null: ArrayLike) -> np.ndarray:
@@ -100,6 +111,19 @@ def skill(score: ArrayLike, null: ArrayLike) -> np.ndarray:
     """
     score, null = np.asarray(score, dtype=float), np.asarray(null, dtype=float)
     return np.asarray(1 - (1 - score) / np.maximum(1 - null, 1e-9))
+
+
+def pooled_skill(score: ArrayLike, null: ArrayLike) -> np.ndarray:
+    """Return the skill pooled over heads, the last axis: `1 - sum(1 - c) / sum(1 - c_null)`.
+
+    A head that has nearly one map for all inputs leaves its null no shortfall to divide by, and its own skill is then
+    any number; in the sum it has the weight of what it leaves.
+
+    >>> [round(float(f([0.9, 0.97], [0.4, 0.98])), 2) for f in (lambda c, n: skill(c, n).mean(), pooled_skill)]
+    [0.17, 0.79]
+    """
+    score, null = np.broadcast_arrays(np.asarray(score, dtype=float), np.asarray(null, dtype=float))
+    return np.asarray(skill(score.mean(-1), null.mean(-1)))
 
 
 def compare(
@@ -214,21 +238,25 @@ def _states(flow: Flow, reference: Flow, calibration: Flow | None) -> dict[str, 
 def state_agreement(
     states: Sequence[Tensor], reference: Flow, calibration: Flow, *, cka: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return per depth 1 ... L: `r2` (mean over channels), `r2, worst decile`, and `cka` (half the cost) if wanted.
+    """Return per depth 1 ... L the agreement of states with the reference's.
 
-    R2 is about the calibration split's mean per depth, token and channel. `cka` (debiased, linear, a sample is one
-    token of one example, centred on that mean) is left out where there are fewer than 20 samples a feature. Channels
-    that carry less than 1e-6 of the mean variance have no R2 and are left out (MiniLM's last norm switches three
-    off).
+    R2 is about the calibration split's mean per depth, token and channel. `r2 pooled` divides the squared error of all
+    channels by their variance together, which is the norm of a calibration's loss; `r2 mean over channels` gives a
+    quiet channel the weight of a loud one, `r2, worst decile` is what a tenth of the channels stay below; both leave
+    out channels that carry less than 1e-6 of the mean variance (MiniLM's last norm switches three off). `cka`, half the
+    cost, if wanted (debiased, linear, a sample is one token of one example, centred on that mean) is left out where
+    there are fewer than 20 samples a feature.
     """
     keep = reference.mask
-    r2, worst, aligned = [], [], []
+    pooled, r2, worst, aligned = [], [], [], []
     for ours, theirs, mean in list(zip(states, reference.states, mean_states(calibration), strict=True))[1:]:
-        spread = (theirs - mean)[keep].square().mean(0)
+        error, spread = ((theirs - x).cpu().double()[keep.cpu()].square().sum(0) for x in (ours, mean))
+        pooled.append(float(1 - error.sum() / spread.sum().clamp_min(1e-12)))
         channels = agreement.state_r2(ours, theirs, mean, keep)[spread > 1e-6 * spread.mean()]
         r2.append(float(channels.mean()))
         worst.append(float(channels.quantile(0.1)))
         if cka and int(keep.sum()) >= 20 * theirs.shape[-1]:
             aligned.append(agreement.linear_cka((ours - mean)[keep], (theirs - mean)[keep]))
-    found = {"r2": np.array(r2), "r2, worst decile": np.array(worst)}
+    found = {"r2 pooled": pooled, "r2 mean over channels": r2, "r2, worst decile": worst}
+    found = {name: np.array(values) for name, values in found.items()}
     return found | ({"cka": np.array(aligned)} if aligned else {})

@@ -7,7 +7,8 @@ one unit of depth-time a layer. Terms can be switched off one by one; `str(pde)`
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ..lattice import Lattice
 from .constraints import Sphere
 from .modes import Modes
 from .normalisers import NORMALISERS
-from .terms import Advection, Diffusion, Reaction, SelfAttention, Term
+from .terms import Advection, Diffusion, Looking, Reaction, SelfAttention, Term
 
 
 class PostNorm(Term):
@@ -58,9 +59,10 @@ class PDE(nn.Module):
 
     One unit of depth-time is one layer of the Transformer that it stands for. `terms` are modules (`pde.terms.Term`,
     or your own subclass) in the order in which a splitting steps them; `lattice` says where tokens live (None:
-    nowhere, then no term may need it); `constraint` keeps states on a surface (`pde.constraints`). Raises
-    `ValueError` without terms. `rhs(t, u)` evaluates it, `integrate` solves it, `fit` calibrates it,
-    `without("name")` drops a term.
+    nowhere, then no term may need it); `constraint` keeps states on a surface (`pde.constraints`). A `clock` holds the
+    logarithm of a speed for each layer, du/dt = e^c(t) (sum of terms): an autonomous equation is then read at learnt
+    times of its own, `layer_times`, instead of 1, ..., depth. Raises `ValueError` without terms. `rhs(t, u)` evaluates
+    it, `integrate` solves it, `fit` calibrates it, `without("name")` drops a term.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -69,13 +71,18 @@ class PDE(nn.Module):
     """
 
     def __init__(
-        self, terms: Mapping[str, Term], lattice: Lattice | None, depth: float, constraint: Sphere | None = None
+        self,
+        terms: Mapping[str, Term],
+        lattice: Lattice | None,
+        depth: float,
+        constraint: Sphere | None = None,
+        clock: Modes | None = None,
     ):
         super().__init__()
         if not terms:
             raise ValueError("an equation without terms was asked for: give at least one.")
         self.terms = nn.ModuleDict(dict(terms))
-        self.lattice, self.depth, self.constraint = lattice, float(depth), constraint
+        self.lattice, self.depth, self.constraint, self.clock = lattice, float(depth), constraint, clock
         self.off: set[str] = set()
 
     def active(self) -> dict[str, Term]:
@@ -100,18 +107,41 @@ class PDE(nn.Module):
 
     def frozen(self, t: float, mask: Tensor | None = None) -> dict[str, Callable[[Tensor], Tensor]]:
         """Return the active terms at depth-time t, as functions of the state alone."""
+        return self.paced(t, self.frozen_terms(t, mask))
+
+    def frozen_terms(self, t: float, mask: Tensor | None = None) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Return the active terms at depth-time t before the clock's speed."""
         return {name: term.frozen(t, mask) for name, term in self.active().items()}
+
+    def paced(self, t: float, terms: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Return terms at the clock's speed at depth-time t."""
+        pace = self.pace(t)
+        return dict(terms) if pace is None else {name: partial(_paced, pace, term) for name, term in terms.items()}
+
+    def pace(self, t: float) -> Tensor | None:
+        """Return how fast the equation's own time passes at depth-time t, None without a clock."""
+        return None if self.clock is None else self.clock(t).exp()
+
+    @property
+    def layer_times(self) -> list[float]:
+        """The equation's own times tau_1, ..., tau_L at which it is read: 1, ..., L without a clock."""
+        steps = [1.0 if pace is None else float(pace.detach()) for pace in map(self.pace, range(int(self.depth)))]
+        return list(accumulate(steps))
 
     def total(self, frozen: Mapping[str, Callable[[Tensor], Tensor]], u: Tensor) -> Tensor:
         """Return the sum of frozen terms at a state, tangential where there is a constraint."""
-        parts = [term(u) for term in frozen.values()]
+        seen: dict[Callable[[Tensor], Tensor], Tensor] = {}
+        for term in frozen.values():
+            if isinstance(term, Looking) and term.normalise not in seen:
+                seen[term.normalise] = term.normalise(u)
+        parts = [t.added(seen[t.normalise]) if isinstance(t, Looking) else t(u) for t in frozen.values()]
         total = torch.zeros_like(u) if not parts else reduce(torch.add, parts)
         return total if self.constraint is None else self.constraint.project(u, total)
 
     @property
     def autonomous(self) -> bool:
-        """Whether no coefficient depends on depth-time."""
-        return all(module.modes == 1 for module in self.modules() if isinstance(module, Modes))
+        """Whether no coefficient depends on depth-time (a clock only says when the solution is read)."""
+        return all(m.modes == 1 for m in self.modules() if isinstance(m, Modes) and m is not self.clock)
 
     def attention(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Return the attention at a state, (batch, heads, tokens, tokens), or None without an attention term."""
@@ -140,8 +170,11 @@ class PDE(nn.Module):
         if self.lattice is not None:
             kind = "chain" if self.lattice.dims == 1 else "grid"
             where = [f"{kind} of {' × '.join(map(str, self.lattice.shape))}, {self.lattice.boundary}"]
-        modes = sorted({(m.modes, m.basis) for m in self.modules() if isinstance(m, Modes) and m.modes > 1})
-        where += [f"{count} {basis} modes" for count, basis in modes]
+        modes = {
+            (m.modes, m.basis) for m in self.modules() if isinstance(m, Modes) and m.modes > 1 and m is not self.clock
+        }
+        where += [f"{count} {basis} modes" for count, basis in sorted(modes)]
+        where += ["read at learnt times"] * (self.clock is not None)
         return f"∂{unknown}/∂t = {wrap},  t in [0, {self.depth:g}]" + "".join(f", {part}" for part in where)
 
 
@@ -151,7 +184,8 @@ class TransformerPDE(PDE):
     `width`, `heads`, `hidden` as the teacher's; `depth` its layers. `temporal_modes` K and `basis` say how
     coefficients depend on depth-time: K = 1 is autonomous, K = depth with `piecewise` is the unshared network.
     `diffusion` and `advection` are initial values, None leaves the term out. `normalisation` is what attention and
-    reaction look through (`layer`, `rms`, `dyt`, `none`); `form="post"` is the post-norm equation on the sphere.
+    reaction look through (`layer`, `layer+size`, `rms`, `dyt`, `none`); `form="post"` is the post-norm equation on the
+    sphere. `clock` adds `depth` learnt times at which the solution is read (`PDE`).
     Parameters: share K / depth of the blocks'. Raises `ValueError` for local terms without a lattice and for names
     that it does not know. Source: Lu et al. 2019 (arXiv 1906.02762) for layers as splitting steps; the diffusion term
     is the paper's.
@@ -178,6 +212,7 @@ class TransformerPDE(PDE):
         advection: float | None = None,
         attention: bool = True,
         reaction: bool = True,
+        clock: bool = False,
         order: int = 2,
         epsilon: float = 1e-12,
         seed: int = 0,
@@ -198,7 +233,8 @@ class TransformerPDE(PDE):
                 terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **temporal)
         if form == "post":
             terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
-        super().__init__(terms, lattice, depth, Sphere(epsilon) if form == "post" else None)
+        ticks = Modes(torch.zeros(()), float(depth), int(depth), "piecewise") if clock else None
+        super().__init__(terms, lattice, depth, Sphere(epsilon) if form == "post" else None, ticks)
         self.form = form
         # A post-norm Transformer's last norm belongs to no later sublayer.
         self.last_norm: tuple[Tensor, Tensor] | None = None
@@ -225,6 +261,10 @@ class TransformerPDE(PDE):
         """Return the term whose gain and bias the state carries: the first active one, else the first."""
         found = [term for term in [*self.active().values(), *self.terms.values()] if isinstance(term, PostNorm)]
         return found[0] if found else None
+
+
+def _paced(pace: Tensor, term: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    return pace * term(u)
 
 
 def _local_terms(lattice: Lattice | None, width: int, diffusion, advection, order: int, temporal) -> dict[str, Term]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -167,6 +167,8 @@ def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, num
     how = plan.draw(generator_for(plan.seed, 10_000_000 + number), flow.layers)
     if number >= (1 - plan.doubled) * plan.steps:
         how = doubled(how)
+    if number < plan.coarse * plan.steps:
+        how, plan = Steps(), replace(plan, entry=())
     if number < plan.forced * plan.steps:
         states, maps = _forced(pde, flow, how, plan)
     else:
@@ -200,7 +202,7 @@ def _supervised(states, maps, flow: Flow, labels, plan: Plan, scales: Tensor, re
         return F.cross_entropy(_classes(readout, states[-1], flow), labels)
     loss = _state_loss(states, flow.states, flow, scales)
     if "attention" in plan.supervision and maps:  # an equation without attention is held to the states alone
-        loss = loss + _attention_loss(maps, flow)
+        loss = loss + _attention_loss(maps, flow, plan)
     if "logits" in plan.supervision:
         ours, theirs = (_classes(readout, state, flow).log_softmax(-1) for state in (states[-1], flow.states[-1]))
         loss = loss + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
@@ -221,13 +223,21 @@ def _state_loss(ours, theirs, flow: Flow, scales: Tensor) -> Tensor:
     return torch.stack(parts).mean()
 
 
-def _attention_loss(maps, flow: Flow) -> Tensor:
+def _attention_loss(maps, flow: Flow, plan: Plan) -> Tensor:
     """Return KL(teacher, PDE) in nats, mean over layers, heads and real rows."""
     parts = []
     for ours, theirs in zip(maps, flow.attention, strict=True):
         rows = (torch.xlogy(theirs, theirs) - theirs * ours.clamp_min(1e-12).log()).sum(-1)  # (batch, heads, queries)
         parts.append(rows.transpose(1, 2)[flow.mask].mean())
-    return torch.stack(parts).mean()
+        if plan.cosine:
+            keep = flow.mask[:, None, :, None].to(ours.dtype)
+            a, b = (ours * keep).flatten(2), (theirs * keep).flatten(2)
+            parts[-1] = parts[-1] + plan.cosine * (1 - F.cosine_similarity(a, b, dim=-1)).mean()
+    every = torch.stack(parts)
+    if plan.worst:
+        weights = (every.detach() / every.detach().mean()).pow(plan.worst)
+        every = every * weights / weights.mean()
+    return every.mean()
 
 
 @torch.no_grad()

@@ -17,6 +17,12 @@ def rms_normalise(u: Tensor, epsilon: float = 1e-6) -> Tensor:
     return u * (u.square().mean(-1, keepdim=True) + epsilon).rsqrt()
 
 
+def layer_and_size(u: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Layer normalisation and beside it `log rms(u)`, one channel more: what the norm hides, a token's size."""
+    size = 0.5 * (u.square().mean(-1, keepdim=True) + epsilon).log()
+    return torch.cat([layer_normalise(u, epsilon), size], -1)
+
+
 def dynamic_tanh(u: Tensor, scale: float = 0.5) -> Tensor:
     """DyT (Zhu et al. 2025) without gain and bias: `tanh(scale u)`, no statistics over the token."""
     return torch.tanh(scale * u)
@@ -24,6 +30,7 @@ def dynamic_tanh(u: Tensor, scale: float = 0.5) -> Tensor:
 
 NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {
     "layer": layer_normalise,
+    "layer+size": layer_and_size,
     "rms": rms_normalise,
     "dyt": dynamic_tanh,
     "none": lambda u: u,

@@ -20,11 +20,11 @@ class Plan:
     given, replaces it: (low, high) for each layer, the last also for the rest, drawn for each layer by itself.
     `entry` are times inside the first layer, as shares of it, at which steps begin too (graded like layers of their
     own): where a small embedding is carried far at once, even steps miss its beginning. `refinement` adds this weight
-    times the distance between one and two times as many sub-steps (the refinement penalty). `forced` is the share of
-    steps at the beginning that start every layer from the teacher's own state (teacher forcing), `doubled` the share
-    at the end that takes twice as many sub-steps. `patience` counts validations without improvement before stopping
-    early (0: never). `optimizer` is "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean
-    nothing.
+    times the distance between one and two times as many sub-steps (the refinement penalty). Shares of the steps, from
+    the beginning: `forced` starts every layer from the teacher's own state (teacher forcing), `coarse` takes one Lie
+    step a layer whatever else is asked for, cheap and as layers do it; from the end: `doubled` takes twice as many
+    sub-steps. `patience` counts validations without improvement before stopping early (0: never). `optimizer` is
+    "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean nothing.
 
     >>> Plan(substeps=(2, 4), method="heun").finest.substeps
     (4,)
@@ -36,6 +36,9 @@ class Plan:
     entry: tuple[float, ...] = ()
     refinement: float = 0.0
     forced: float = 0.0
+    coarse: float = 0.0
+    cosine: float = 0.0
+    worst: float = 0.0
     doubled: float = 0.0
     method: str = "lie"
     optimizer: str = "muon"
@@ -56,7 +59,7 @@ class Plan:
             raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
-        for name, share in (("forced", self.forced), ("doubled", self.doubled)):
+        for name, share in (("forced", self.forced), ("coarse", self.coarse), ("doubled", self.doubled)):
             if not 0 <= share <= 1:
                 raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")
 

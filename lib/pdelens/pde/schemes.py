@@ -7,6 +7,7 @@ splitting), which is what a Transformer's layers do; `dopri5` chooses its own st
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,18 +68,25 @@ class Frozen:
 
     def at(self, t: float) -> dict[str, Callable[[Tensor], Tensor]]:
         """Return the active terms at depth-time t."""
+        return self.pde.paced(t, self._terms(t))
+
+    def _terms(self, t: float) -> dict[str, Callable[[Tensor], Tensor]]:
         if not self.found or (t != self.time and not self.autonomous):
-            self.time, self.found = t, self.pde.frozen(t, self.mask)
+            self.time, self.found = t, self.pde.frozen_terms(t, self.mask)
         return self.found
 
     def exact(self, name: str, t: float, dt: float, u: Tensor, how: str) -> Tensor | None:
         """Return the state after dt of one term alone where it offers a formula, or None."""
         term: Term = self.pde.terms[name]  # type: ignore[assignment]
-        return term.exact_step(t, dt, u, self.mask, how)
+        pace = self.pde.pace(t)
+        # A learnt speed is a tensor, so that gradients reach it.
+        length: Any = dt if pace is None else dt * pace
+        return term.exact_step(t, length, u, self.mask, how)
 
     def rhs(self, t: float, u: Tensor) -> Tensor:
         """Return the whole right-hand side."""
-        return self.pde.total(self.at(t), u)
+        total, pace = self.pde.total(self._terms(t), u), self.pde.pace(t)
+        return total if pace is None else pace * total
 
     def retracted(self, u: Tensor) -> Tensor:
         """Return the state back on the constraint, where there is one."""

@@ -46,7 +46,13 @@ def step_bound(pde: PDE, t: float, method: str = "lie", diffusion_step: str = "e
         bounds.append(bound)
     if scheme.name in ("euler", "heun") and monotone and len(bounds) > 1:
         bounds.append(Bound(1 / monotone, "maximum principle of the sum: dt (2 dims D + |v| + 1) <= 1"))
-    return min(bounds, key=lambda bound: bound.largest, default=UNBOUNDED)
+    least = min(bounds, key=lambda bound: bound.largest, default=UNBOUNDED)
+    return Bound(least.largest / _pace(pde, t), least.name)
+
+
+def _pace(pde: PDE, t: float) -> float:
+    pace = pde.pace(t)
+    return 1.0 if pace is None else float(pace.detach())
 
 
 def _central(term: Term, terms: Mapping[str, Term], t: float, scheme: Scheme) -> Bound:
@@ -91,7 +97,8 @@ def reaction_notes(pde: PDE, times, substeps: int) -> tuple[str, ...]:
         if isinstance(reaction, Reaction):
             dt = max(b - a for a, b in pairwise(times)) / substeps
             # A constant coefficient has one estimate, whatever the time.
-            estimate = max(reaction.lipschitz(t) for t in (times[:1] if pde.autonomous else times[:-1]))
+            constant = pde.autonomous and pde.clock is None
+            estimate = max(_pace(pde, t) * reaction.lipschitz(t) for t in (times[:1] if constant else times[:-1]))
             if dt * estimate > 1:
                 found.append(
                     f"{name}: step {dt:.3g} times the Lipschitz estimate {estimate:.3g} is {dt * estimate:.3g} > 1, so "

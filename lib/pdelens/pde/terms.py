@@ -34,6 +34,8 @@ class Bound:
 
 
 UNBOUNDED = Bound(math.inf, "no bound")
+# Tokens up to which the Laplacian is applied as one matrix: a stencil on so few costs more calls than work.
+_DENSE = 128
 
 
 class Term(nn.Module):
@@ -68,6 +70,17 @@ class Term(nn.Module):
         return None
 
 
+class Looking:
+    """A frozen term that sees the state through a normalisation, which terms beside it may have computed already."""
+
+    def __init__(self, normalise: Callable[[Tensor], Tensor], added: Callable[[Tensor], Tensor]):
+        self.normalise, self.added = normalise, added
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Return the term at a state."""
+        return self.added(self.normalise(u))
+
+
 class Diffusion(Term):
     """`D Laplacian(u)` with a diffusivity per channel, non-negative by construction.
 
@@ -94,8 +107,13 @@ class Diffusion(Term):
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return `u -> D(t) Laplacian(u)`."""
-        diffusivity, padding = self.diffusivity(t), padding_of(mask)
-        return lambda u: diffusivity.to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
+        diffusivity, padding, tokens = self.diffusivity(t), padding_of(mask), self.lattice.tokens
+        if tokens > _DENSE:
+            return lambda u: diffusivity.to(u.dtype) * laplacian(u, self.lattice, self.order, padding)
+        identity = torch.eye(tokens, dtype=torch.float64, device=diffusivity.device)
+        identity = identity if padding is None else identity.expand(len(padding), tokens, tokens)
+        operator = laplacian(identity, self.lattice, self.order, padding)  # (..., tokens, tokens)
+        return lambda u: diffusivity.to(u.dtype) * (operator.to(u.dtype) @ u)
 
     def step_bound(self, t: float) -> Bound:
         """Return `1 / (2 dims D)`, or `3 / (8 dims D)` at order 4."""
@@ -201,13 +219,14 @@ class SelfAttention(Term):
             raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
         self.heads, self.normalise, self.causal = heads, normalise, causal
         inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inputs = Modes(_stacked(inputs.weight, inputs.bias), depth, parts=3, **temporal)  # (3 width, width + 1)
+        seen = _stacked(inputs.weight, inputs.bias, _beside(normalise, width))
+        self.inputs = Modes(seen, depth, parts=3, **temporal)  # (3 width, width + 1)
         self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
 
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A_h(u), (..., heads, tokens, tokens)."""
         # The stacked rows are queries, keys, values: the last third is not needed here.
-        query, key = self._heads(u, *_matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
+        query, key = self._heads(self.normalise(u), *_matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
         allowed = self._allowed(u, padding_of(mask))
         return _softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, allowed)
 
@@ -216,15 +235,16 @@ class SelfAttention(Term):
         inputs, output = _matrix_and_bias(self.inputs(t)), _matrix_and_bias(self.output(t))
         padding = padding_of(mask)
 
-        def added(u: Tensor) -> Tensor:
-            query, key, value = self._heads(u, *inputs)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(u, padding))
+        def added(seen: Tensor) -> Tensor:
+            query, key, value = self._heads(seen, *inputs)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(seen, padding))
             return _affine(mixed.transpose(-3, -2).flatten(-2), *output)
 
-        return added
+        return Looking(self.normalise, added)
 
-    def _heads(self, u: Tensor, matrix: Tensor, bias: Tensor) -> list[Tensor]:
-        parts = _affine(self.normalise(u), matrix, bias).split(u.shape[-1], -1)  # (..., tokens, width) each
+    def _heads(self, seen: Tensor, matrix: Tensor, bias: Tensor) -> list[Tensor]:
+        width = self.output.coefficients.shape[-2]
+        parts = _affine(seen, matrix, bias).split(width, -1)  # (..., tokens, width) each
         return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
 
     def _allowed(self, u: Tensor, padding: Tensor | None) -> Tensor | None:
@@ -255,14 +275,14 @@ class Reaction(Term):
             raise ValueError(f"activation {activation!r} was given: choose from {', '.join(ACTIVATIONS)}.")
         self.normalise, self.activation = normalise, activation
         first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.first = Modes(_stacked(first.weight, first.bias), depth, **temporal)
+        self.first = Modes(_stacked(first.weight, first.bias, _beside(normalise, width)), depth, **temporal)
         self.second = Modes(_stacked(second.weight, second.bias), depth, **temporal)
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the reaction of each token to itself, as a function of u."""
         first, second = _matrix_and_bias(self.first(t)), _matrix_and_bias(self.second(t))
         activation = ACTIVATIONS[self.activation]
-        return lambda u: _affine(activation(_affine(self.normalise(u), *first)), *second)
+        return Looking(self.normalise, lambda seen: _affine(activation(_affine(seen, *first)), *second))
 
     def lipschitz(self, t: float) -> float:
         """Return `|W_2| |W_1|` in the spectral norm: an estimate of the Lipschitz constant in n(u)."""
@@ -285,9 +305,14 @@ def _softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-def _stacked(weight: Tensor, bias: Tensor) -> Tensor:
-    """Put matrix and bias side by side: one coefficient in depth-time, (out, in + 1)."""
-    return torch.cat([weight.detach(), bias.detach()[:, None]], 1)
+def _stacked(weight: Tensor, bias: Tensor, beside: int = 0) -> Tensor:
+    """Put matrix, zeros for `beside` more channels and bias side by side: one coefficient, (out, in + beside + 1)."""
+    return torch.cat([weight.detach(), bias.new_zeros(len(bias), beside), bias.detach()[:, None]], 1)
+
+
+def _beside(normalise: Callable[[Tensor], Tensor], width: int) -> int:
+    """Return how many channels a normalisation shows beside the state's own."""
+    return normalise(torch.ones(1, width)).shape[-1] - width
 
 
 def _matrix_and_bias(stacked: Tensor) -> tuple[Tensor, Tensor]:

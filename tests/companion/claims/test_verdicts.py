@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from companion.claims.register import register
-from companion.claims.verdicts import ClaimError, Evidence, Verdict, verdict
+from companion.claims.verdicts import Claim, ClaimError, Evidence, Verdict, verdict
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,70 @@ def test_verdict_rules(image, text, expected):
     assert verdict({"image": image, "text": text}, bar=0.98) == expected
 
 
+GOOD, SHORT = Evidence(0.985, 0.9), Evidence(0.97, 0.9, gained=0.2, control=0.99)
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "expected"),
+    [
+        # One seed earns no more than a part.
+        (GOOD, replace(GOOD, seeds=False), Verdict.IN_PART),
+        # Below the bar: the curve still rises, or the teacher's own architecture does not reach it either.
+        (SHORT, SHORT, Verdict.UNDECIDED),
+        (replace(SHORT, gained=0.0999), replace(SHORT, gained=0.0999), Verdict.NOT_REPRODUCED),
+        (replace(SHORT, gained=0.1), replace(SHORT, gained=0.0), Verdict.UNDECIDED),
+        (replace(SHORT, gained=0.0), replace(SHORT, gained=0.0, control=0.979), Verdict.UNDECIDED),
+        (replace(SHORT, gained=0.0, control=0.98), replace(SHORT, gained=0.0), Verdict.NOT_REPRODUCED),
+        # Above the bar as a null is: the skill may grow with the curve.
+        (Evidence(0.99, 0.5, gained=0.2), Evidence(0.99, 0.5), Verdict.UNDECIDED),
+        (Evidence(0.99, 0.5), Evidence(0.99, 0.5), Verdict.NOT_REPRODUCED),
+        (SHORT, GOOD, Verdict.IN_PART),
+    ],
+)
+def test_a_budget_that_binds_decides_nothing(image, text, expected):
+    assert verdict({"image": image, "text": text}, bar=0.98) == expected
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (Evidence(0.05, 0.9), Verdict.REPRODUCED),
+        (Evidence(0.05, 0.9, control=0.01), Verdict.REPRODUCED),
+        (Evidence(0.05, 0.9, gained=0.2, control=0.01), Verdict.UNDECIDED),
+        # What escapes the equation escapes the teacher's own architecture at that budget as well.
+        (Evidence(0.05, 0.9, control=0.05), Verdict.UNDECIDED),
+        (Evidence(0.05, 0.4, control=0.01), Verdict.NOT_REPRODUCED),
+        # Nothing need escape: a larger budget leaves less still.
+        (Evidence(0.04, 0.9, gained=0.5, control=0.9), Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_a_limit_counts_only_what_no_budget_could_remove(evidence, expected):
+    assert verdict({"image": evidence, "text": evidence}, 0.04, limit=True) == expected
+
+
+def test_a_claim_with_two_readings_needs_both():
+    claim = Claim(
+        "C", "", "", bar=0.98, budget=True,
+        readings={"step": {"image": "s.i", "text": "s.t"}, "converged": {"image": "c.i", "text": "c.t"}},
+    )  # fmt: skip
+    records = {
+        key: {"value": 0.99, "interval": [0.985, 0.995]} for keys in claim.readings.values() for key in keys.values()
+    }
+    for key in list(records):
+        records |= {f"{key}.{part}": {"value": v} for part, v in (("skill", 0.9), ("gained", 0.2), ("control", 0.99))}
+    assert set(records) == set(claim.own) and claim.verdict(records) == Verdict.REPRODUCED
+    for key in ("c.i", "c.t"):
+        records[key] = {"value": 0.97, "interval": [0.96, 0.98]}
+    assert claim.reading_verdicts(records) == {"step": Verdict.REPRODUCED, "converged": Verdict.UNDECIDED}
+    assert claim.verdict(records) == Verdict.IN_PART
+    records |= {f"s.{m}.skill": {"value": 0.1, "interval": [0.0, 0.2]} for m in "it"}
+    assert claim.verdict(records) == Verdict.UNDECIDED
+    records |= {f"{r}.{m}.gained": {"value": 0.05} for r in "sc" for m in "it"}
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+    records["c.t.control"] = {"value": 0.9}
+    assert claim.verdict(records) == Verdict.UNDECIDED
+
+
 def test_one_modality_alone_never_reproduces():
     assert verdict({"image": Evidence(0.999, 0.99)}, 0.98) == Verdict.IN_PART
     assert verdict({}, 0.98) == Verdict.NOT_YET_TESTED
@@ -31,7 +95,7 @@ def test_one_modality_alone_never_reproduces():
 def test_claim_reads_the_bad_end_of_its_interval():
     claim = register()[0]
     records = {}
-    for key in claim.keys.values():
+    for key in claim.readings[""].values():
         records[key] = {"value": 0.99, "interval": [0.985, 0.995]}
         records[f"{key}.skill"] = {"value": 0.9}
     assert claim.verdict(records) == Verdict.REPRODUCED
@@ -52,7 +116,7 @@ def test_null_alone_is_judged_by_the_bar_alone():
     assert claim.null_verdicts(records) == {"untrained models": Verdict.IN_PART}
 
 
-TESTED = [claim for claim in register() if claim.keys]
+TESTED = [claim for claim in register() if claim.readings]
 
 
 @pytest.mark.parametrize("claim", TESTED, ids=lambda claim: claim.name)
@@ -66,7 +130,7 @@ def test_a_tested_claim_whose_record_is_gone_raises(claim):
 
 
 def test_only_a_claim_without_records_is_not_yet_tested():
-    found = {claim.name: claim.verdict({}) for claim in register() if not claim.keys}
+    found = {claim.name: claim.verdict({}) for claim in register() if not claim.readings}
     assert set(found) == {"C3", "C4", "C5", "C7", "C8", "C9"} and set(found.values()) == {Verdict.NOT_YET_TESTED}
 
 
@@ -78,11 +142,12 @@ def test_register_holds_every_claim_once():
 @pytest.mark.parametrize("name", ["C2", "C2b"])
 def test_solutions_are_judged_by_their_own_number_and_skill_and_beside_a_null(name):
     claim = next(claim for claim in register() if claim.name == name)
-    assert claim.bar is not None and set(claim.keys) == {"image", "text"}
+    assert claim.bar is not None and set(claim.readings[""]) == {"image", "text"}
     start = name.lower()
     keys = [f"{start}.image", f"{start}.text"]
-    assert list(claim.keys.values()) == keys
-    records = {key: {"value": 0.99} for key in keys} | {f"{key}.skill": {"value": 0.9} for key in keys}
+    assert list(claim.readings[""].values()) == keys
+    records = {key: {"value": 0.99, "interval": [0.985, 0.995]} for key in keys}
+    records |= {f"{key}.skill": {"value": 0.9} for key in keys}
     assert claim.verdict(records) == Verdict.REPRODUCED
     records[keys[1]] = {"value": 0.99, "interval": [claim.bar - 0.01, 1.0]}
     assert claim.verdict(records) == Verdict.IN_PART
@@ -93,7 +158,7 @@ def test_solutions_are_judged_by_their_own_number_and_skill_and_beside_a_null(na
 def test_a_limit_is_reproduced_where_something_escapes_and_it_is_not_the_affine_part():
     claim = next(claim for claim in register() if claim.name == "C6")
     assert claim.bar == pytest.approx(0.0396)
-    keys = list(claim.keys.values())
+    keys = list(claim.readings[""].values())
     records = {key: {"value": 0.2, "interval": [0.1, 0.3]} for key in keys} | {
         f"{key}.skill": {"value": 0.8} for key in keys
     }

@@ -4,10 +4,11 @@ import torch
 
 from companion.data import corruptions
 from companion.surrogates import evaluate
+from companion.surrogates.sweep import NULL_NAMES
 from companion.teachers import teacher
 from pdelens import TransformerPDE
 from pdelens.agreement import measures
-from pdelens.agreement.nulls import uniform
+from pdelens.agreement.nulls import nearest_maps, uniform
 from pdelens.pde.parity import equation_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +28,7 @@ def flows(image):
 def test_the_subject_itself_is_judged_perfect(image, flows):
     found = evaluate.evaluate_flow(flows[0], image, *flows, image.inputs("heldout", 24)[1])
     assert np.allclose(found["cosine"], 1, atol=1e-5) and np.allclose(found["centred cosine"], 1, atol=1e-4)
-    assert np.allclose(found["read"], 1, atol=1e-5) and np.allclose(found["r2"], 1) and found["classes"] == 1
+    assert np.allclose(found["read"], 1, atol=1e-5) and np.allclose(found["r2 pooled"], 1) and found["classes"] == 1
     pictures, labels = image.inputs("heldout", 24)
     with torch.no_grad():
         right = (image.model(pictures).argmax(-1) == labels).double().mean()
@@ -58,20 +59,24 @@ def test_divergence_is_recorded_and_does_not_stop_the_others(image, flows):
     pde = TransformerPDE(64, 4, image.lattice, depth=6, epsilon=1e-5, diffusion=1e4, attention=False, reaction=False)
     resolutions = {"explicit": {"method": "heun", "substeps": 1}, **ONE}
     found = evaluate.evaluate(pde, image, *flows, resolutions)
-    assert "diverged" in found["explicit"] and "r2" in found["1"]
+    assert "diverged" in found["explicit"] and "r2 pooled" in found["1"]
 
 
 def test_nulls_and_ceiling_by_layer_and_head(image, flows):
     reference, calibration = flows
     other = teacher.teacher_named("image-patch4-seed1")
     others = other.of("calibration", 24), other.of("heldout", 24)
-    found = evaluate.nulls_of(image, reference, calibration, None, others)
-    assert {"uniform", "mean map"} <= found["attention"].keys()
+    found = evaluate.nulls_of(reference, calibration, reference, others, image.nearest("heldout", 24, 24))
+    assert tuple(found["attention"]) == NULL_NAMES
     pairs = zip(uniform(reference), reference.attention, strict=True)
     mine = [measures.cosine(even, maps).mean(0) for even, maps in pairs]
     assert np.allclose(found["attention"]["uniform"], torch.stack(mine), atol=1e-6)
     assert np.shape(found["ceiling"]["cosine"]) == (6, 4) and np.max(found["ceiling"]["cosine"]) < 0.999
-    assert len(next(iter(found["states"].values()))) == 6
+    assert found["states"].keys() == found["states pooled"].keys() and "nearest neighbours" in found["states"]
+    assert all(np.shape(found[part]["nearest neighbours"]) == (6,) for part in ("states", "states pooled"))
+    looked_up = nearest_maps(calibration, image.nearest("heldout", 24, 24), reference)
+    mine = [measures.cosine(a, b).mean(0) for a, b in zip(looked_up, reference.attention, strict=True)]
+    assert np.allclose(found["attention"]["nearest neighbours"], torch.stack(mine), atol=1e-6)
 
 
 def test_energy_budget_shares_add_up_and_are_the_terms(image, flows):
@@ -90,7 +95,9 @@ def test_state_nulls_are_measured_as_equations_without_attention(image, flows):
         assert "cosine" not in about and np.shape(about["read"]) == (6, 4) and 0 <= about["accuracy"] <= 1
     # The first two begin at the teacher's own embedding, the mean state does not.
     assert np.allclose(found["affine, rolled out"]["read"][0], 1, atol=1e-5)
-    assert np.allclose(found["mean state"]["r2"], 0, atol=0.2) and np.mean(found["mean state"]["read"][0]) < 0.999
+    assert (
+        np.allclose(found["mean state"]["r2 pooled"], 0, atol=0.2) and np.mean(found["mean state"]["read"][0]) < 0.999
+    )
 
 
 def test_who_follows_a_change_and_who_ignores_it(image, flows):

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 
@@ -85,3 +87,30 @@ def test_folders_come_before_committed_weights(tmp_path):
     files.save(model, tmp_path / "image-patch4-seed0.safetensors", made, torch.float16)
     found = teacher.teacher_named("image-patch4-seed0", tmp_path)
     assert torch.equal(next(found.model.parameters()), next(model.parameters()))
+
+
+def test_neighbours_of_pictures_are_the_nearest_in_pixels(image):
+    found = image.nearest("heldout", 6, 40)
+    pictures, known = image.inputs("heldout", 6)[0], image.inputs("calibration", 40)[0]
+    for picture, chosen in zip(pictures, found.tolist(), strict=True):
+        distances = [float((picture.double() - other.double()).square().sum()) for other in known]
+        assert chosen == sorted(range(40), key=distances.__getitem__)[:5]
+
+
+@pytest.mark.data(fetch.MOVIE_REVIEWS)
+def test_neighbours_of_texts_share_their_pieces():
+    text = teacher.teacher_named("text-classifier-seed0")
+    found = text.nearest("heldout", 4, 60)
+    given, known = (text.inputs(*part)[0] for part in (("heldout", 4), ("calibration", 60)))
+
+    def bag(inputs, number):
+        return Counter(inputs["inputs"][number][inputs["mask"][number].bool()].tolist())
+
+    def alike(a, b):
+        sizes = [sum(v * v for v in one.values()) ** 0.5 for one in (a, b)]
+        return sum(a[piece] * b[piece] for piece in a) / (sizes[0] * sizes[1])
+
+    for number, chosen in enumerate(found.tolist()):
+        scores = sorted((alike(bag(given, number), bag(known, other)) for other in range(60)), reverse=True)
+        ours = [alike(bag(given, number), bag(known, other)) for other in chosen]
+        assert ours == pytest.approx(scores[:5])

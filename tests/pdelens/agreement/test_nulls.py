@@ -110,6 +110,77 @@ def test_affine_null_finds_an_affine_flow_and_identity_a_still_one():
     assert torch.equal(found["identity, rolled out"][2], states[0][30:])
 
 
+@pytest.fixture
+def padded():
+    """Two Flows of one model with garbage in the padding, and features of their inputs."""
+    generator = torch.Generator().manual_seed(3)
+
+    def flow(examples, shortest):
+        lengths = torch.randint(shortest, 7, (examples,), generator=generator)
+        mask = torch.arange(6) < lengths[:, None]
+        maps = torch.rand(2, examples, 2, 6, 6, generator=generator).double() * mask[:, None, None, :]
+        maps = maps / maps.sum(-1, keepdim=True)
+        maps = torch.where(mask[:, None, :, None], maps, 7.0)  # rows of padding may hold anything
+        states = torch.randn(3, examples, 6, 4, generator=generator).double()
+        states = torch.where(mask[..., None], states, 1e3)
+        return Flow(list(states), list(maps), mask)
+
+    known, held = flow(20, 2), flow(9, 5)
+    features = [torch.randn(n, 3, 2, generator=generator) for n in (9, 20)]
+    return known, held, features
+
+
+def test_nearest_inputs_are_those_of_a_plain_search(padded):
+    _, _, (inputs, known) = padded
+    found = nulls.nearest_inputs(inputs, known, 4)
+    for example, chosen in zip(inputs, found.tolist(), strict=True):
+        distances = [float((example - other).square().sum()) for other in known]
+        assert chosen == sorted(range(20), key=distances.__getitem__)[:4]
+    with pytest.raises(ValueError, match="3 calibration examples were given, but 5 neighbours"):
+        nulls.nearest_inputs(inputs, known[:3])
+
+
+def test_a_look_up_averages_the_neighbours_rows_that_are_there(padded):
+    known, held, (inputs, features) = padded
+    nearest = nulls.nearest_inputs(inputs, features, 3)
+    maps, states = nulls.nearest_maps(known, nearest, held), nulls.nearest_states(known, nearest)
+    behind = nulls.mean_map(known)
+    alone = 0
+    for example in range(held.examples):
+        length = int(held.mask[example].sum())
+        for row in range(length):
+            there = [n for n in nearest[example].tolist() if bool(known.mask[n, row])]
+            alone += not there
+            for layer in range(2):
+                rows = [known.attention[layer][n, 1, row, :length] for n in there] or [
+                    behind[layer][0, 1, row, :length]
+                ]
+                expected = sum(rows) / len(rows)
+                found = maps[layer][example, 1, row]
+                assert torch.allclose(found[:length], expected / expected.sum()) and not found[length:].any()
+            if there:
+                expected = sum(known.states[2][n, row] for n in there) / len(there)
+                assert torch.allclose(states[2][example, row], expected)
+            else:
+                assert torch.allclose(states[2][example, row], nulls.mean_states(known)[2][row])
+    assert alone, "a row that no neighbour has must occur"
+
+
+def test_a_look_up_finds_a_model_that_is_one():
+    """Maps that are a function of the nearest input's number are found exactly, others not at all."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.softmax(2 * torch.randn(10, 2, 6, 6, generator=generator), -1)
+    kind = torch.arange(200) % 10
+    flow = Flow(attention=[table[kind], table[kind].flip(1)])
+    reference, calibration = flow.select(slice(0, 100)), flow.select(slice(100, None))
+    nearest = nulls.nearest_inputs(kind[:100, None], kind[100:, None])
+    given = nulls.attention_nulls(reference, calibration, nearest=nearest)
+    report = compare(reference, reference, given)
+    assert report.nulls["nearest neighbours"].headline() == pytest.approx(1.0, abs=1e-5)
+    wrong = nulls.nearest_maps(calibration, (nearest + 1) % 100, reference)
+    assert compare(wrong, reference).headline() < 0.6
+
+
 def test_perturbed_maps_follow_the_gaussian_law():
     flat = Flow(attention=[torch.full((40, 2, 49, 49), 1 / 49)])
     score = measures.cosine(nulls.perturbed(flat, 0.2)[0], flat.attention[0]).mean()

@@ -4,7 +4,9 @@ import torch
 
 from pdelens import Flow, compare, intervals, skill
 from pdelens.agreement import nulls
-from pdelens.agreement.report import class_agreement, state_agreement
+from pdelens.agreement.report import class_agreement, pooled_skill, state_agreement
+
+R2 = ("r2 pooled", "r2 mean over channels", "r2, worst decile")
 
 
 @pytest.fixture
@@ -24,6 +26,26 @@ def test_headline_is_mean_over_heads_then_worst_layer(pair):
     assert report.headline("total variation") == pytest.approx(report.attention["total variation"].mean((1, 2)).max())
     low, high = report.headline_interval()
     assert low <= report.headline() <= high
+
+
+def test_pooled_skill_weighs_a_head_by_what_its_null_leaves(pair):
+    ours, theirs = pair
+    report = compare(ours, theirs, {"uniform": nulls.uniform(theirs), "other": nulls.other_input(theirs)})
+    heads, best = report.per_head(), report.best_null()
+    for layer, found in enumerate(report.pooled_skill()):
+        missed, left = (sum(1 - values[layer, head] for head in range(3)) for values in (heads, best))
+        assert found == pytest.approx(1 - missed / left)
+    # A head of .999 whose null has .99996 has a skill of -24; in the sum it hardly counts.
+    score, null = np.array([[0.999, 0.9]]), np.array([[0.99996, 0.5]])
+    assert skill(score, null).min() == pytest.approx(-24) and pooled_skill(score, null) == pytest.approx(
+        0.798, abs=1e-3
+    )
+
+
+def test_heads_with_one_map_for_all_inputs_carry_no_test(attention):
+    theirs = Flow(attention=[torch.cat([attention()[:, :1], attention()[:1, 1:2].expand(6, 1, 7, 7)], 1)])
+    report = compare(theirs, theirs, {"mean map": nulls.mean_map(theirs)})
+    assert report.testable().tolist() == [[True, False]]
 
 
 def test_skill_counts_what_the_null_leaves():
@@ -53,11 +75,32 @@ def test_states_are_measured_from_depth_one():
     states = [torch.randn(50, 4, 6, generator=generator) for _ in range(3)]
     reference, calibration = Flow(states=[s[:25] for s in states]), Flow(states=[s[25:] for s in states])
     exact = state_agreement(reference.states, reference, calibration)
-    assert np.allclose(exact["r2"], 1) and exact["r2"].shape == (2,) and "cka" not in exact
+    assert "cka" not in exact
+    assert all(np.allclose(exact[name], 1) and exact[name].shape == (2,) for name in R2)
     mean = nulls.state_nulls(reference, calibration)["mean state"]
-    assert np.abs(state_agreement(mean, reference, calibration)["r2"]).max() < 1e-6
+    found = state_agreement(mean, reference, calibration)
+    assert all(np.abs(found[name]).max() < 1e-6 for name in R2[:2])
     wide = Flow(states=[torch.randn(50, 4, 6, generator=generator) for _ in range(2)])
     assert state_agreement(wide.states, wide, wide)["cka"] == pytest.approx([1.0], abs=1e-5)
+
+
+def test_pooled_r2_weighs_channels_by_variance_and_the_mean_over_channels_does_not():
+    generator = torch.Generator().manual_seed(1)
+    loud, quiet = torch.randn(40, 3, 1, generator=generator), 0.1 * torch.randn(40, 3, 1, generator=generator)
+    states = torch.cat([loud, quiet], -1)
+    reference = Flow(states=[states, states])
+    ours = torch.cat([loud, torch.zeros_like(quiet)], -1)
+    found = state_agreement([ours, ours], reference, reference)
+    # One by one, from the definition: about the mean of each token and channel, over examples, tokens, channels.
+    error = spread = 0.0
+    for example in range(40):
+        for token in range(3):
+            for channel in range(2):
+                mean = float(states[:, token, channel].mean())
+                error += float(ours[example, token, channel] - states[example, token, channel]) ** 2
+                spread += (float(states[example, token, channel]) - mean) ** 2
+    assert found["r2 pooled"] == pytest.approx([1 - error / spread], abs=1e-5)
+    assert found["r2 pooled"][0] > 0.98 > 0.55 > found["r2 mean over channels"][0] > 0.45
 
 
 def test_class_agreement():
@@ -103,8 +146,7 @@ def test_channels_that_never_move_have_no_r2():
     states[1][..., 2] = 3.0
     flow = Flow(states)
     shifted = [states[0], states[1] + 0.1]
-    found = state_agreement(shifted, flow, flow)["r2"]
-    expected = state_agreement([u[..., [0, 1, 3]] for u in shifted], *[Flow([u[..., [0, 1, 3]] for u in states])] * 2)[
-        "r2"
-    ]
-    assert found == pytest.approx(expected)
+    found = state_agreement(shifted, flow, flow)
+    expected = state_agreement([u[..., [0, 1, 3]] for u in shifted], *[Flow([u[..., [0, 1, 3]] for u in states])] * 2)
+    for name in R2[1:]:
+        assert found[name] == pytest.approx(expected[name])

@@ -11,8 +11,9 @@ from pdelens.lattice import Chain, Grid, laplacian
 from pdelens.pde.constraints import Sphere
 from pdelens.pde.equation import PDE, PostNorm, TransformerPDE
 from pdelens.pde.integrate import integrate
-from pdelens.pde.normalisers import layer_normalise, rms_normalise
+from pdelens.pde.normalisers import layer_and_size, layer_normalise, rms_normalise
 from pdelens.pde.parity import equation_of
+from pdelens.pde.stability import StepError, step_bound
 from pdelens.pde.terms import Advection, Diffusion, NonLocal, Reaction, SelfAttention
 
 
@@ -320,6 +321,71 @@ def test_one_seed_gives_one_equation_and_leaves_the_global_state():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), same.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(ours.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["rk4", "lie", "strang", "dopri5"])
+def test_a_clock_reads_one_autonomous_solution_at_its_own_times(method):
+    pde = TransformerPDE(8, 2, Chain(6), depth=3, diffusion=0.1, clock=True).double()
+    with torch.no_grad():
+        pde.clock.coefficients.copy_(torch.tensor([0.5, -1.0, 0.2]))
+    taus = pde.layer_times
+    assert taus == pytest.approx(torch.tensor([0.5, -1.0, 0.2]).exp().cumsum(0).tolist())
+    plain = PDE(dict(pde.terms), Chain(6), depth=taus[-1])
+    assert pde.autonomous and plain.autonomous
+    start = random(2, 6, 8)
+    how = {"method": method, "substeps": 3, "check_steps": False}
+    ours, theirs = integrate(pde, start, **how), integrate(plain, start, [0.0, *taus], **how)
+    assert gap(ours.states, theirs.states) < (1e-5 if method == "dopri5" else 1e-12)
+    assert gap(ours.attention, theirs.attention) < (1e-5 if method == "dopri5" else 1e-12)
+    assert "read at learnt times" in str(pde) and "modes" not in str(pde)
+
+
+def test_a_clock_scales_bounds_exact_steps_and_the_right_hand_side():
+    pde = TransformerPDE(4, 1, Chain(6), depth=2, diffusion=0.1, attention=False, reaction=False, clock=True).double()
+    with torch.no_grad():
+        pde.clock.coefficients.copy_(torch.tensor([0.0, 3.0]).log().clamp_min(-1.0))
+    slow, fast = pde.layer_times[0], 3.0
+    assert step_bound(pde, 1.0).largest == pytest.approx(step_bound(pde, 0.0).largest * slow / fast)
+    u = random(2, 6, 4)
+    torch.testing.assert_close(pde.rhs(1.0, u), fast * 0.1 * laplacian(u, Chain(6)))
+    torch.testing.assert_close(pde.frozen(1.0)["diffusion"](u), pde.rhs(1.0, u))
+    exact = integrate(pde, u, diffusion_step="spectral").states[-1]
+    fine = integrate(pde, u, method="rk4", substeps=50).states[-1]
+    assert gap([exact], [fine]) < 1e-7
+    with pytest.raises(StepError, match="explicit diffusion"):
+        integrate(TransformerPDE(4, 1, Chain(6), depth=2, diffusion=0.4).double(), u, [0.0, 2.0])
+
+
+def test_size_beside_the_norm_begins_unseen_and_is_seen_then():
+    sized = TransformerPDE(8, 2, Chain(6), depth=2, normalisation="layer+size").double()
+    plain = TransformerPDE(8, 2, Chain(6), depth=2).double()
+    u = random(2, 6, 8)
+    torch.testing.assert_close(sized.rhs(0.0, u), plain.rhs(0.0, u))
+    torch.testing.assert_close(sized.attention(0.0, u), plain.attention(0.0, u))
+    added = sum(v.numel() for v in sized.parameters()) - sum(v.numel() for v in plain.parameters())
+    assert added == 3 * 8 + 4 * 8  # one column of the matrices that look at the state
+    without = {"diffusion": None}
+    sized = TransformerPDE(8, 2, None, depth=2, normalisation="layer+size", **without).double()
+    torch.testing.assert_close(sized.rhs(0.0, 2 * u), sized.rhs(0.0, u), atol=1e-4, rtol=1e-4)  # of all sizes alike
+    with torch.no_grad():
+        sized.terms["reaction"].first.coefficients[..., 8] = 1.0
+    moved = sized.rhs(0.0, 2 * u) - sized.rhs(0.0, u)
+    assert float(moved.abs().max()) > 0.01
+    # What is seen beside the norm is log rms, by hand for one token.
+    seen = layer_and_size(u[:1, :1])[0, 0]
+    assert float(seen[-1]) == pytest.approx(float(u[0, 0].square().mean().sqrt().log()), abs=1e-4)
+
+
+@pytest.mark.parametrize("lattice", [Chain(9), Chain(9, causal=False, special=(1, 1)), Grid(3, 4, special=1)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_diffusion_as_one_matrix_is_the_stencil(lattice, padded):
+    term, u, mask = Diffusion(lattice, 4, 0.2).double(), random(3, lattice.tokens, 4), None
+    if padded:
+        if lattice.dims > 1:
+            pytest.skip("a grid has no padding")
+        mask = torch.arange(lattice.tokens) < torch.tensor([[4], [6], [lattice.tokens]])
+    wanted = term.diffusivity(0.0).double() * laplacian(u, lattice, 2, mask)
+    torch.testing.assert_close(term(0.0, u, mask), wanted)
 
 
 def test_share_of_parameters_is_modes_over_depth():

@@ -176,6 +176,34 @@ def test_the_end_of_a_plan_takes_twice_the_sub_steps(teacher, monkeypatch):
     assert taken == [(3, 1, 1), (3, 1, 1), (6, 2, 2), (6, 2, 2)]
 
 
+def test_the_beginning_of_a_plan_takes_one_lie_step_a_layer(teacher, monkeypatch):
+    taken = []
+    for name in ("_rolled_out", "_forced"):
+        real = getattr(fitting, name)
+
+        def noted(pde, flow, how, plan, name=name, real=real):
+            taken.append((name, how.method, how.substeps, plan.entry))
+            return real(pde, flow, how, plan)
+
+        monkeypatch.setattr(fitting, name, noted)
+    plan = {"graded": ((3, 3), (1, 1)), "entry": (0.1,), "method": "heun", "steps": 6, "batch": 8}
+    fit(small(), teacher, **plan, forced=0.5, coarse=2 / 3, validate_every=9)
+    lie, refined = ("lie", 1, ()), ("heun", (3, 1, 1, 1), (0.1,))
+    assert taken == [("_forced", *lie)] * 3 + [("_rolled_out", *lie)] + [("_rolled_out", *refined)] * 2
+
+
+def test_a_clock_is_calibrated_and_its_times_are_found():
+    """The teacher is one heat flow read at uneven times; the equation starts with even ones."""
+    start = torch.randn(64, 6, 8, generator=torch.Generator().manual_seed(0))
+    times = [0.0, 0.2, 1.2, 1.5]
+    flow = integrate(PDE({"d": Diffusion(Chain(6), 8, 0.3)}, Chain(6), 2.0), start, times, method="rk4", substeps=4)
+    flow = Flow(flow.states)
+    pde = TransformerPDE(8, 2, Chain(6), depth=3, attention=False, reaction=False, diffusion=0.3, clock=True)
+    pde.terms["diffusion"].raw.coefficients.requires_grad_(False)
+    found = fit(pde, flow, supervision="states", method="rk4", steps=200, batch=32, peak_rate=0.1, optimizer="adam")
+    assert found.pde.layer_times == pytest.approx(times[1:], abs=0.02)
+
+
 def test_bad_plans_are_named():
     with pytest.raises(ValueError, match="choose from states"):
         Plan(supervision="weights")
