@@ -29,7 +29,8 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     weights = [path for path in sorted(folder.glob("*.safetensors")) if ".checkpoint" not in path.name]
     trained = [one for one in weights if not _calibrated(one) and recipes.fits(one.stem, only.split(","))]
     calibrated = [one for one in weights if _calibrated(one) and one.stem in specs.COMMITTED]
-    if not trained and not calibrated:
+    found = any(folder.glob("rung-*.json"))
+    if not (trained or calibrated or found):
         raise DataError(
             f"no complete weights of _build/train/{scale} fit {only!r}: run `make train SCALE={scale}` first."
         )
@@ -38,7 +39,7 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     for path in trained + calibrated:
         files.load(path.stem, run) if _calibrated(path) else models.load(path)  # refuses a file of another kind
         adopted |= _copied(path, data, f"weights/{path.name}")
-    if any(folder.glob("rung-*.json")):
+    if found:
         store.write(data / store.RECORDS, store.gathered(folder, store.known(data / store.RECORDS)))
         adopted[store.RECORDS] = sha256(data / store.RECORDS)
     for name in ("tokenizer.json", TRIALS):

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pdelens.agreement.report import compare
 from pdelens.flow import Flow
 from pdelens.pde.checkpoints import forget
 from pdelens.pde.equation import PDE
-from pdelens.pde.fit import FitError, fit
+from pdelens.pde.fit import FitError, fit, stepped
 from pdelens.pde.plan import Plan
 
 from ..jobs import Job, Run, keep, kept, provenance
@@ -30,6 +31,7 @@ from ..teachers.teacher import (
 from .errors import linear_split, local_flow
 from .evaluate import RESOLUTIONS, evaluate
 from .files import load, save
+from .schedules import right_hand_sides
 from .specs import Spec
 
 # How many examples a calibration may see, judges a main equation by, and any other.
@@ -83,9 +85,9 @@ class Calibration(Job):
         return (f"{self.name}.safetensors",)
 
     def line(self, record: Mapping[str, Any]) -> str:
-        """Return the worst depth's state R2."""
-        worst = {name: min(record["judged"][name].get("r2", [float("nan")])) for name in KEPT}
-        return f"state R2 {worst['1']:.3f} at one step a layer, {worst['converged']:.3f} converged"
+        """Return the pooled state R2 of the worst depth."""
+        worst = {name: min(record["judged"][name].get("r2 pooled", [float("nan")])) for name in KEPT}
+        return f"pooled R2 {worst['1']:.3f} at one step a layer, {worst['converged']:.3f} converged"
 
     def do(self, run: Run) -> dict[str, Any] | None:
         """Return the equation's record: what made it, how it is judged, what it learnt."""
@@ -99,7 +101,13 @@ class Calibration(Job):
             forget(run.folder / f"{self.name}.checkpoint.safetensors")
         began = time.perf_counter()
         pde = load(self.name, run)[0].to(run.device)
-        record = {"made": made, "judged": _evaluated(pde, self.spec, run), "learnt": learnt_coefficients(pde)}
+        record: dict[str, Any] = {
+            "made": made,
+            "judged": _evaluated(pde, self.spec, run),
+            "learnt": learnt_coefficients(pde),
+        }
+        if self.spec.budget:
+            record["own steps"] = _own_steps(pde, self.spec, run)
         if self.divided is not None:
             record["local"] = _local(pde, self.spec, run, self.divided)
         made["judging_seconds"] = round(time.perf_counter() - began, 1)
@@ -151,6 +159,9 @@ def learnt_coefficients(pde: PDE) -> dict[str, Any]:
         times = [float(t) for t in range(int(pde.depth) + 1)]
         if "diffusion" in pde.terms:
             values = torch.stack([pde.terms["diffusion"].diffusivity(t) for t in times])  # type: ignore[operator]
+            if pde.clock is not None:  # per layer, whatever the equation's own time
+                values = values * torch.stack([pde.clock(t).exp() for t in times])[:, None]
+                found["times"] = pde.layer_times
             found["diffusivity"] = {"mean": values.mean(1).tolist(), "largest": values.amax(1).tolist()}
             found["diffusivity"]["channels"] = [round(v, 5) for v in values.mean(0).tolist()]
         if "advection" in pde.terms:
@@ -162,9 +173,22 @@ def learnt_coefficients(pde: PDE) -> dict[str, Any]:
 def _evaluated(pde: PDE, spec: Spec, run: Run) -> dict[str, Any]:
     reference, calibration = (replace(spec, horizon=0).apply(flow) for flow in evaluation_flows(spec.teacher, run))
     teacher = cached_teacher(spec.teacher, run)
-    labels = None if spec.teacher == MINILM else teacher.inputs("heldout", HELD[run.scale])[1].to(run.device)
+    labels = None if spec.teacher == MINILM else teacher.targets("heldout", HELD[run.scale]).to(run.device)
     found = evaluate(pde, teacher, reference, calibration, RESOLUTIONS, labels)
     return {resolution: compact(values, resolution in KEPT) for resolution, values in found.items()}
+
+
+def _own_steps(pde: PDE, spec: Spec, run: Run) -> list[list[float]]:
+    """Return the attention cosine by layer of the solution by the calibration's own steps, and by halves of them.
+
+    Where the last is the converged solution's, the calibration saw the equation and not its scheme.
+    """
+    plan, (reference, _) = plan_of(spec, run.scale), evaluation_flows(spec.teacher, run)
+    flows = [stepped(pde, reference, plan, finer) for finer in (0, 1)]
+    found = [
+        compare(flow, reference, measures=["cosine"]).per_head().mean(1).tolist() for flow in flows if flow.attention
+    ]
+    return _rounded(found)
 
 
 def _local(pde: PDE, spec: Spec, run: Run, resolution: str) -> dict[str, Any]:
@@ -205,6 +229,8 @@ def _made(spec: Spec, run: Run, plan: Plan, teacher: Teacher, pde: PDE) -> dict[
         "equation": str(pde),
         "settings": dict(spec.equation),
         "plan": asdict(plan),
+        "precision": str(next(pde.parameters()).dtype).removeprefix("torch."),
+        "right-hand sides": round(plan.steps * plan.batch * right_hand_sides(asdict(plan), int(pde.depth))),
         "parameters": parameters,
         "share": teacher.share(parameters),
         "seen": training_size(spec, run.scale),

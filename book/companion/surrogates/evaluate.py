@@ -41,8 +41,8 @@ def evaluate(
     `reference` and `calibration` are the teacher's Flows (`Teacher.of`). By way: `cosine` and `centred cosine` (layers,
     heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the teacher's own
     heads read off the equation's states, for equations without attention too), `r2 pooled`, `r2 mean over channels`,
-    `r2, worst decile`, `cka` (depths from 1), `classes` (share of examples given the teacher's class by its own head)
-    and, with `labels`, `accuracy`. A solution that diverges gives `{"diverged": message}`.
+    `r2, worst decile`, `cka` (depths from 1), `classes` (share of answers that are the teacher's by its own head) and,
+    with `labels` (`Teacher.targets`), `accuracy`. A solution that diverges gives `{"diverged": message}`.
     """
     found = {}
     for name, how in resolutions.items():
@@ -74,8 +74,8 @@ def evaluate_flow(
         found |= state_agreement(flow.states, reference, calibration)
     found["read"] = compare(read_maps(teacher, flow), reference, measures=["cosine"]).per_head()
     if isinstance(teacher.model, Transformer):
-        ours = teacher.readout(flow.states[-1], reference.mask)
-        found["classes"] = class_agreement(ours, teacher.readout(reference.states[-1], reference.mask))
+        ours = teacher.answers(flow.states[-1], reference.mask)
+        found["classes"] = class_agreement(ours, teacher.answers(reference.states[-1], reference.mask))
         if labels is not None:
             found["accuracy"] = float((ours.argmax(-1) == labels).double().mean())
     return {name: np.asarray(value).tolist() for name, value in found.items()}

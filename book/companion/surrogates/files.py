@@ -10,7 +10,8 @@ from pdelens.pde.equation import PDE
 from ..jobs import Run
 from ..paths import DataError, data_file
 from ..teachers.teacher import cached_teacher
-from .specs import Spec, specs_of
+from .laws import every_spec
+from .specs import Spec
 
 
 def save(pde: PDE, path: Path, spec: Spec, made: dict[str, Any]) -> None:
@@ -36,7 +37,7 @@ def load(name: str, run: Run | None = None) -> tuple[PDE, dict[str, Any]]:
 
 def spec_named(name: str, scale: str = "book") -> Spec:
     """Return one equation by its name."""
-    for spec in specs_of(scale):
+    for spec in every_spec(scale):
         if spec.name == name:
             return spec
     raise ValueError(f"no equation is called {name!r}: `python -m companion list --scale {scale}` shows what there is.")

@@ -21,14 +21,16 @@ def right_hand_sides(plan: Mapping[str, Any], layers: int) -> float:
     """Return how many right-hand sides an optimiser step evaluates, in the mean over a calibration.
 
     Counts the roll-out alone (its gradient costs about twice as much again, and as much for every plan). Doubled
-    sub-steps count for their share of the steps; a refinement penalty rolls out anew, twice as finely.
+    sub-steps and single Lie steps count for their share of the steps; a refinement penalty rolls out anew, twice as
+    finely.
 
     >>> plan = {"substeps": 1, "graded": [[3, 5], [1, 2]], "entry": [], "method": "heun", "doubled": 0.25}
     >>> right_hand_sides(plan | {"refinement": 0.0}, layers=6)
     28.75
     """
     once = SCHEMES[plan["method"]].stages * sum((low + high) / 2 for low, high in ranges(plan, layers))
-    return once * (1 + plan["doubled"] + 2 * (plan["refinement"] > 0))
+    coarse = plan.get("coarse", 0.0)  # plans of the first records know none
+    return coarse * layers + (1 - coarse) * once + once * (plan["doubled"] + 2 * (plan["refinement"] > 0))
 
 
 def describe(plan: Mapping[str, Any], layers: int) -> str:
@@ -46,5 +48,6 @@ def describe(plan: Mapping[str, Any], layers: int) -> str:
         text = f"{scheme}, {first} in the first layer, {last} after"
     else:
         text = f"{scheme}, {last} a layer"
-    added = [name for name in ("forced", "doubled") if plan[name]] + ["penalty"] * bool(plan["refinement"])
+    added = [name for name in ("forced", "coarse", "smooth", "doubled") if plan.get(name)]
+    added += ["penalty"] * bool(plan["refinement"])
     return "; ".join(filter(None, [text, ", ".join(added)]))

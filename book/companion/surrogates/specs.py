@@ -16,8 +16,10 @@ from ..teachers.teacher import MINILM, Teacher
 from .narrow import narrow_like
 from .schedules import right_hand_sides
 
-# Optimiser steps of a main equation; others take a third.
+# Optimiser steps of a main equation of the first recipe; others take a third.
 STEPS = {"smoke": 4, "book": 1800, "full": 12000}
+# Right-hand sides times examples of the ladder's smallest budget (`laws`): about 2.5 minutes of one core.
+BUDGET = {"smoke": 2_000, "book": 320_000, "full": 5_000_000}
 THIRD = 1 / 3
 
 # How an optimiser step integrates: one step a layer, as a Transformer's layers do; or so that no step count is known in
@@ -48,8 +50,9 @@ class Spec:
     """One hypothesis, and how it is calibrated.
 
     `equation` are settings of `TransformerPDE`; `narrow` makes it the unshared network of fewer channels with as many
-    parameters (`narrow.NarrowPDE`). `share` is its part of the main ones' steps. `horizon` calibrates on the first so
-    many layers alone (0: all). `shuffled` gives the tokens of teacher and equation an order that has nothing to do
+    parameters (`narrow.NarrowPDE`). `share` is its part of the main ones' steps; `budget`, where given, is how many of
+    the ladder's smallest budgets (`BUDGET`) it spends instead. `horizon` calibrates on the first so many layers alone
+    (0: all). `shuffled` gives the tokens of teacher and equation an order that has nothing to do
     with the lattice. `fixed` names parameters (by the end of their name) that keep their first value.
     """
 
@@ -59,6 +62,7 @@ class Spec:
     equation: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan = ONE_STEP
     share: float = 1.0
+    budget: float = 0.0
     narrow: bool = False
     horizon: int = 0
     shuffled: bool = False
@@ -83,7 +87,10 @@ class Spec:
 
     def steps(self, scale: str) -> int:
         """Return how many optimiser steps it takes at a scale."""
-        return max(2, round(self.share * STEPS[scale]))
+        if not self.budget:
+            return max(2, round(self.share * STEPS[scale]))
+        once = self.plan.batch * right_hand_sides(asdict(self.plan), 6)
+        return max(2, round(self.budget * BUDGET[scale] / once))
 
     def cost(self, scale: str) -> float:
         """Return what it costs to calibrate, in right-hand sides of 49 tokens: for telling how long is left."""

@@ -10,7 +10,7 @@ from ..teachers.teacher import HELD, MINILM, cached_teacher, evaluation_flows, w
 from .calibrate import Calibration
 from .controls import KINDS, Control
 from .evaluate import nulls_of
-from .specs import specs_of
+from .laws import every_spec
 from .store import NULLS
 
 # What stands beside every equation; in a record's identity, since one more null makes it another.
@@ -55,7 +55,7 @@ class NullsBeside(Job):
 def sweep_jobs(run: Run, only: str = "*") -> list[Job]:
     """Return the jobs that fit `only` (patterns, by commas): equations, controls, the nulls beside the equations."""
     patterns = only.split(",")
-    calibrations = [Calibration(spec) for spec in specs_of(run.scale) if fits(spec.name, patterns)]
+    calibrations = [Calibration(spec) for spec in every_spec(run.scale) if fits(spec.name, patterns)]
     controls = [control for kind in KINDS if fits((control := Control(kind)).name, patterns)]
     nulls = [NullsBeside(name) for name in dict.fromkeys(job.spec.teacher for job in calibrations)]
     return [*calibrations, *controls, *nulls]
@@ -63,7 +63,7 @@ def sweep_jobs(run: Run, only: str = "*") -> list[Job]:
 
 def names(scale: str) -> list[str]:
     """Return what there is to calibrate."""
-    return [*(spec.name for spec in specs_of(scale)), *(Control(kind).name for kind in KINDS)]
+    return [*(spec.name for spec in every_spec(scale)), *(Control(kind).name for kind in KINDS)]
 
 
 def _digest(name: str, run: Run) -> str | None:

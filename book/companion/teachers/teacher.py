@@ -81,6 +81,22 @@ class Teacher:
             raise TypeError(f"{self.name} has no classes: its head can't be asked.")
         return self.model.readout(state, padding_of(mask))
 
+    def answers(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the readout's logits, a row for each answer: an example, for language a token with a next one."""
+        logits = self.readout(state, mask)
+        if logits.ndim == 2:
+            return logits
+        keep = torch.ones(state.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        return logits[:, :-1][keep[:, 1:]]
+
+    def targets(self, split: str, count: int | None = None) -> Tensor:
+        """Return what the answers on a split should be: classes, or for language the next tokens."""
+        inputs, labels = self.inputs(split, count)
+        if not (isinstance(self.model, Transformer) and self.model.configuration.causal):
+            return labels
+        assert isinstance(inputs, dict)
+        return inputs["inputs"][:, 1:][inputs["mask"][:, 1:].bool()]
+
     def untrained(self) -> "Teacher":
         """Return the same architecture with its library's own initialisation, heads as they are."""
         if isinstance(self.model, Transformer):

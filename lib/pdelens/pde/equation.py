@@ -185,7 +185,8 @@ class TransformerPDE(PDE):
     coefficients depend on depth-time: K = 1 is autonomous, K = depth with `piecewise` is the unshared network.
     `diffusion` and `advection` are initial values, None leaves the term out. `normalisation` is what attention and
     reaction look through (`layer`, `layer+size`, `rms`, `dyt`, `none`); `form="post"` is the post-norm equation on the
-    sphere. `clock` adds `depth` learnt times at which the solution is read (`PDE`).
+    sphere. `clock` adds `depth` learnt times at which the solution is read (`PDE`). `rank` corrects the matrices of one
+    law in each layer by so low a rank (`modes.LowRankModes`).
     Parameters: share K / depth of the blocks'. Raises `ValueError` for local terms without a lattice and for names
     that it does not know. Source: Lu et al. 2019 (arXiv 1906.02762) for layers as splitting steps; the diffusion term
     is the paper's.
@@ -213,10 +214,13 @@ class TransformerPDE(PDE):
         attention: bool = True,
         reaction: bool = True,
         clock: bool = False,
+        rank: int = 0,
         order: int = 2,
         epsilon: float = 1e-12,
         seed: int = 0,
     ):
+        if rank and temporal_modes != 1:
+            raise ValueError(f"rank {rank} with {temporal_modes} modes was given: a correction is one of a single law.")
         if form not in ("pre", "post"):
             raise ValueError(f"form {form!r} was given: choose 'pre' or 'post'.")
         if normalisation not in NORMALISERS:
@@ -228,9 +232,9 @@ class TransformerPDE(PDE):
             torch.manual_seed(seed)
             terms = _local_terms(lattice, width, diffusion, advection, order, temporal)
             if attention:
-                terms["attention"] = SelfAttention(width, heads, see, causal, **temporal)
+                terms["attention"] = SelfAttention(width, heads, see, causal, rank=rank, **temporal)
             if reaction:
-                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **temporal)
+                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, rank=rank, **temporal)
         if form == "post":
             terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
         ticks = Modes(torch.zeros(()), float(depth), int(depth), "piecewise") if clock else None

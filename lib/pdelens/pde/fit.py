@@ -120,6 +120,25 @@ def fit(
     return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best", "seconds")}, finished)
 
 
+@torch.no_grad()
+def stepped(pde: PDE, flow: Flow, plan: Plan, finer: int = 0) -> Flow:
+    """Return an equation's Flow from a Flow's embedding by the plan's own finest steps, `finer` times halved.
+
+    Beside the converged solution it says whether a calibration saw the equation or its scheme.
+
+    >>> from pdelens import Chain
+    >>> from pdelens.pde.terms import Diffusion
+    >>> heat = PDE({"d": Diffusion(Chain(4), 2)}, Chain(4), 1.0)
+    >>> stepped(heat, Flow(torch.randn(2, 8, 4, 2)), Plan(method="heun", entry=(0.1,)), finer=1)
+    Flow(1 layers, 8 examples, 4 tokens, width 2)
+    """
+    how = plan.finest
+    for _ in range(finer):
+        how = doubled(how)
+    states, maps = _rolled_out(pde, flow, how, plan)
+    return replace(flow, states=tuple(states), attention=tuple(maps))
+
+
 def _better(pde: PDE, about: dict[str, Any], loss: float, held: float, best: dict[str, Tensor], any_: bool):
     """Note a validation; return the parameters of the best so far (`any_`: without validation, the last)."""
     about["curve"].append([about["step"], loss, held])
@@ -169,29 +188,39 @@ def _loss(pde: PDE, flow: Flow, labels, plan: Plan, scales: Tensor, readout, num
         how = doubled(how)
     if number < plan.coarse * plan.steps:
         how, plan = Steps(), replace(plan, entry=())
+    strains: list[Tensor] | None = [] if plan.smooth else None
     if number < plan.forced * plan.steps:
-        states, maps = _forced(pde, flow, how, plan)
+        states, maps = _forced(pde, flow, how, plan, strains)
     else:
-        states, maps = _rolled_out(pde, flow, how, plan)
+        states, maps = _rolled_out(pde, flow, how, plan, strains)
     loss = _supervised(states, maps, flow, labels, plan, scales, readout)
+    if strains:
+        loss = loss + plan.smooth * _strain(strains, how, len(plan.entry), scales.to(loss))
     if plan.refinement:
         finer, _ = _rolled_out(pde, flow, doubled(how), plan)
         loss = loss + plan.refinement * _state_loss(finer, states, flow, scales)
     return loss
 
 
-def _rolled_out(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
-    states, maps = solve(pde, flow.states[0], plan.times(flow.depths.tolist()), how, flow.padding)
+def _strain(strains: list[Tensor], how: Steps, entries: int, scales: Tensor) -> Tensor:
+    """Return the sum of all steps' differences of Heun from Euler, each over the variance at its layer's end."""
+    parts = len(scales) + entries
+    layers = [max(part - entries, 0) for part in range(parts) for _ in range(how.at(part).substeps)]  # type: ignore[arg-type]
+    return (torch.stack(strains) / scales[layers]).sum()
+
+
+def _rolled_out(pde: PDE, flow: Flow, how: Steps, plan: Plan, strains=None) -> tuple[list[Tensor], list[Tensor]]:
+    states, maps = solve(pde, flow.states[0], plan.times(flow.depths.tolist()), how, flow.padding, strains)
     entries = len(plan.entry)
     return states[:1] + states[1 + entries :], maps[:1] + maps[1 + entries :]
 
 
-def _forced(pde: PDE, flow: Flow, how: Steps, plan: Plan) -> tuple[list[Tensor], list[Tensor]]:
+def _forced(pde: PDE, flow: Flow, how: Steps, plan: Plan, strains=None) -> tuple[list[Tensor], list[Tensor]]:
     """Return what every layer makes of the teacher's own state before it."""
     states, maps = [flow.states[0]], []
     for layer, ends in enumerate(pairwise(flow.depths.tolist())):
         inner = (how, plan.times(ends)) if layer == 0 else (how.at(layer + len(plan.entry)), list(ends))
-        moved, attention = solve(pde, flow.states[layer], inner[1], inner[0], flow.padding)
+        moved, attention = solve(pde, flow.states[layer], inner[1], inner[0], flow.padding, strains)
         states.append(moved[-1])
         maps += attention[:1]
     return states, maps

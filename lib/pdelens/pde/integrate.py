@@ -86,10 +86,18 @@ def integrate(
 
 
 def solve(
-    pde: PDE, u0: Tensor, times: Sequence[float], how: Steps, mask: Tensor | None = None
+    pde: PDE,
+    u0: Tensor,
+    times: Sequence[float],
+    how: Steps,
+    mask: Tensor | None = None,
+    strains: list[Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """`integrate` for loops that have checked their input once: states at `times`, attention before each."""
-    state, frozen = pde.encode(u0, times[0]), Frozen(pde, mask)
+    """`integrate` for loops that have checked their input once: states at `times`, attention before each.
+
+    Into `strains`, where given, goes the mean squared difference of Heun's step from Euler's, a number for each step.
+    """
+    state, frozen = pde.encode(u0, times[0]), Frozen(pde, mask, strains)
     states, maps = [pde.decode(times[0], state)], [pde.attention(times[0], state, mask)]
     path = (_adaptive if SCHEMES[how.method].step is None else _stepped)(frozen, state, times, how)
     for number, ((start, end), after) in enumerate(zip(pairwise(times), path, strict=True)):

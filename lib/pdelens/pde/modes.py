@@ -34,8 +34,8 @@ class Modes(nn.Module):
         t = float(t)
         values = self.coefficients
         if self.basis == "piecewise":
-            place = min(max(int(t * self.modes / self.depth + 1e-9), 0), self.modes - 1)
-            return torch.eye(self.modes, dtype=values.dtype, device=values.device)[place]
+            eye = torch.eye(self.modes, dtype=values.dtype, device=values.device)
+            return eye[_piece(t, self.depth, self.modes)]
         x = min(max(2 * t / self.depth - 1, -1.0), 1.0)
         row = [1.0, x]
         for _ in range(2, self.modes):
@@ -55,6 +55,50 @@ class Modes(nn.Module):
         if self.basis == "chebyshev":
             return []
         return [self.depth * k / self.modes for k in range(1, self.modes)]
+
+
+def matrix_modes(first: Tensor, depth: float, rank: int = 0, parts: int = 1, **temporal) -> "Modes":
+    """Return a matrix's modes: with a rank one matrix corrected in each layer, else those of `Modes`."""
+    return (
+        LowRankModes(first, depth, round(depth), rank, parts) if rank else Modes(first, depth, parts=parts, **temporal)
+    )
+
+
+class LowRankModes(Modes):
+    """One constant matrix, and a correction of rank r in each of `layers` equal pieces: `c(t) = c_0 + A_l B_l`.
+
+    Between one law for all depths and a law for each layer: r says how much the layers differ. A begins at zero, so
+    that the equation begins as the autonomous one. Source: Relaxed Recursive Transformers (Bae et al. 2024, arXiv
+    2410.20672), where layers that share their weights differ by low-rank parts.
+
+    >>> LowRankModes(torch.eye(3), depth=2.0, layers=2, rank=1)(0.5).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+
+    def __init__(self, first: Tensor, depth: float, layers: int, rank: int, parts: int = 1):
+        super().__init__(first, depth, parts=parts)
+        if not 1 <= rank <= min(first.shape):
+            raise ValueError(f"a correction of rank {rank} to {tuple(first.shape)} was asked for: it does not fit.")
+        self.basis, self.layers = "low-rank", layers
+        rows, columns = first.shape
+        self.left = nn.Parameter(torch.zeros(layers, rows, rank))
+        with torch.random.fork_rng(devices=[]):  # what is drawn next is what it would be without the correction
+            self.right = nn.Parameter(torch.randn(layers, rank, columns) / columns**0.5)
+
+    @property
+    def modes(self) -> int:
+        """Number of pieces: no two layers are alike."""
+        return self.layers
+
+    def forward(self, t: float | Tensor) -> Tensor:
+        """Return c(t)."""
+        piece = _piece(float(t), self.depth, self.layers)
+        return self.coefficients[0] + self.left[piece] @ self.right[piece]
+
+
+def _piece(t: float, depth: float, pieces: int) -> int:
+    """Return in which of so many equal pieces of [0, depth] a time lies; a jump belongs to the later one."""
+    return min(max(int(t * pieces / depth + 1e-9), 0), pieces - 1)
 
 
 def _first_only(first: Tensor, modes: int) -> Tensor:

@@ -20,11 +20,14 @@ class Plan:
     given, replaces it: (low, high) for each layer, the last also for the rest, drawn for each layer by itself.
     `entry` are times inside the first layer, as shares of it, at which steps begin too (graded like layers of their
     own): where a small embedding is carried far at once, even steps miss its beginning. `refinement` adds this weight
-    times the distance between one and two times as many sub-steps (the refinement penalty). Shares of the steps, from
-    the beginning: `forced` starts every layer from the teacher's own state (teacher forcing), `coarse` takes one Lie
-    step a layer whatever else is asked for, cheap and as layers do it; from the end: `doubled` takes twice as many
-    sub-steps. `patience` counts validations without improvement before stopping early (0: never). `optimizer` is
-    "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean nothing.
+    times the distance between one and two times as many sub-steps (the refinement penalty). `smooth` adds this weight
+    times the squared difference of Heun's step from Euler's, over the states' variance, summed over the steps: between
+    the layers nothing else tells the field where to go, and one that goes straight needs few steps to converge (in the
+    spirit of Finlay et al. 2020, arXiv 2002.02798; it costs nothing, since Heun's method has both steps). Shares of
+    the steps, from the beginning: `forced` starts every layer from the teacher's own state (teacher forcing), `coarse`
+    takes one Lie step a layer whatever else is asked for, cheap and as layers do it; from the end: `doubled` takes
+    twice as many sub-steps. `patience` counts validations without improvement before stopping early (0: never).
+    `optimizer` is "muon" (`pde.muon.Muon`) or "adam". Raises `ValueError` for settings that mean nothing.
 
     >>> Plan(substeps=(2, 4), method="heun").finest.substeps
     (4,)
@@ -39,6 +42,7 @@ class Plan:
     coarse: float = 0.0
     cosine: float = 0.0
     worst: float = 0.0
+    smooth: float = 0.0
     doubled: float = 0.0
     method: str = "lie"
     optimizer: str = "muon"
@@ -55,6 +59,8 @@ class Plan:
         for low, high in self.ranges:
             if low < 1 or high < low:
                 raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
+        if self.smooth and self.method != "heun":
+            raise ValueError(f"smooth={self.smooth:g} with method {self.method!r} was given: it needs 'heun'.")
         if any(not a < b for a, b in pairwise((0.0, *self.entry, 1.0))):
             raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
         if self.optimizer not in OPTIMIZERS:

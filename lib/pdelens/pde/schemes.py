@@ -61,8 +61,8 @@ class Steps:
 class Frozen:
     """A PDE's terms as functions of the state alone, renewed only when depth-time moves a coefficient."""
 
-    def __init__(self, pde: PDE, mask: Tensor | None):
-        self.pde, self.mask = pde, mask
+    def __init__(self, pde: PDE, mask: Tensor | None, strains: list[Tensor] | None = None):
+        self.pde, self.mask, self.strains = pde, mask, strains
         self.autonomous = pde.autonomous
         self.time, self.found = math.nan, {}
 
@@ -100,6 +100,9 @@ def _euler(frozen: Frozen, at: Clip, t: float, dt: float, u: Tensor, how: Steps,
 def _heun(frozen: Frozen, at: Clip, t: float, dt: float, u: Tensor, how: Steps, watch: Watch | None) -> Tensor:
     first = frozen.rhs(at(t), u)
     second = frozen.rhs(at(t + dt), torch.add(u, first, alpha=dt))
+    if frozen.strains is not None:
+        error = (dt / 2 * (second - first)).square().mean(-1)  # (batch, tokens)
+        frozen.strains.append(error.mean() if frozen.mask is None else error[frozen.mask.bool()].mean())
     return frozen.retracted(torch.add(u, first + second, alpha=dt / 2))
 
 

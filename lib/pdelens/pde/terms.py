@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..flow import padding_of
 from ..lattice import Lattice, advection, eigensystem, laplacian
-from .modes import Modes
+from .modes import Modes, matrix_modes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -220,8 +220,8 @@ class SelfAttention(Term):
         self.heads, self.normalise, self.causal = heads, normalise, causal
         inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
         seen = _stacked(inputs.weight, inputs.bias, _beside(normalise, width))
-        self.inputs = Modes(seen, depth, parts=3, **temporal)  # (3 width, width + 1)
-        self.output = Modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
+        self.inputs = matrix_modes(seen, depth, parts=3, **temporal)  # (3 width, width + 1)
+        self.output = matrix_modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
 
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A_h(u), (..., heads, tokens, tokens)."""
@@ -275,8 +275,9 @@ class Reaction(Term):
             raise ValueError(f"activation {activation!r} was given: choose from {', '.join(ACTIVATIONS)}.")
         self.normalise, self.activation = normalise, activation
         first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.first = Modes(_stacked(first.weight, first.bias, _beside(normalise, width)), depth, **temporal)
-        self.second = Modes(_stacked(second.weight, second.bias), depth, **temporal)
+        looked_at = _stacked(first.weight, first.bias, _beside(normalise, width))
+        self.first = matrix_modes(looked_at, depth, **temporal)
+        self.second = matrix_modes(_stacked(second.weight, second.bias), depth, **temporal)
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the reaction of each token to itself, as a function of u."""

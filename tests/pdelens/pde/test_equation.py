@@ -11,6 +11,7 @@ from pdelens.lattice import Chain, Grid, laplacian
 from pdelens.pde.constraints import Sphere
 from pdelens.pde.equation import PDE, PostNorm, TransformerPDE
 from pdelens.pde.integrate import integrate
+from pdelens.pde.modes import LowRankModes
 from pdelens.pde.normalisers import layer_and_size, layer_normalise, rms_normalise
 from pdelens.pde.parity import equation_of
 from pdelens.pde.stability import StepError, step_bound
@@ -386,6 +387,20 @@ def test_diffusion_as_one_matrix_is_the_stencil(lattice, padded):
         mask = torch.arange(lattice.tokens) < torch.tensor([[4], [6], [lattice.tokens]])
     wanted = term.diffusivity(0.0).double() * laplacian(u, lattice, 2, mask)
     torch.testing.assert_close(term(0.0, u, mask), wanted)
+
+
+def test_low_rank_laws_begin_as_one_law_and_are_counted():
+    one, corrected = (TransformerPDE(8, 2, Chain(6), depth=3, **kw).double() for kw in ({}, {"rank": 2}))
+    u = random(2, 6, 8)
+    torch.testing.assert_close(integrate(corrected, u).states[-1], integrate(one, u).states[-1])
+    assert one.autonomous and not corrected.autonomous and corrected.breakpoints() == [1.0, 2.0]
+    sizes = [(24, 9), (8, 9), (32, 9), (8, 33)]
+    added = sum(value.numel() for value in corrected.parameters()) - sum(value.numel() for value in one.parameters())
+    assert added == sum(3 * 2 * (rows + columns) for rows, columns in sizes)
+    integrate(corrected, u).states[-1].square().sum().backward()
+    assert all(float(m.left.grad.abs().max()) > 0 for m in corrected.modules() if isinstance(m, LowRankModes))
+    with pytest.raises(ValueError, match="rank 2 with 3 modes"):
+        TransformerPDE(8, 2, Chain(6), depth=3, rank=2, temporal_modes=3)
 
 
 def test_share_of_parameters_is_modes_over_depth():

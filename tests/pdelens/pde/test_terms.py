@@ -9,7 +9,7 @@ from companion.theory.bounds import FrozenAttention, row_norm, stationary, step_
 from pdelens.lattice import Chain, Grid, laplacian
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
-from pdelens.pde.modes import Modes
+from pdelens.pde.modes import LowRankModes, Modes
 from pdelens.pde.normalisers import dynamic_tanh, layer_normalise, rms_normalise
 from pdelens.pde.terms import ACTIVATIONS, Advection, Diffusion, NonLocal, Reaction, SelfAttention
 
@@ -127,6 +127,21 @@ def test_piecewise_modes_jump_at_their_breakpoints():
         modes.coefficients.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
     assert modes.breakpoints() == [2.0, 4.0]
     assert [float(modes(t).detach()) for t in (0.0, 1.99, 2.0, 3.99, 4.0, 6.0)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_low_rank_pieces_are_one_matrix_and_a_correction():
+    first = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    modes = LowRankModes(first, depth=6.0, layers=3, rank=2)
+    assert modes.modes == 3 and modes.breakpoints() == [2.0, 4.0]
+    torch.testing.assert_close(modes(3.0), first)
+    with torch.no_grad():
+        modes.left.normal_()
+    for t, piece in ((0.0, 0), (1.99, 0), (2.0, 1), (6.0, 2)):
+        added = modes(t) - first
+        assert torch.linalg.matrix_rank(added) == 2
+        torch.testing.assert_close(added, modes.left[piece] @ modes.right[piece])
+    with pytest.raises(ValueError, match=r"rank 6 to \(5, 7\)"):
+        LowRankModes(first, 6.0, 3, 6)
 
 
 def test_more_modes_begin_as_the_constant():

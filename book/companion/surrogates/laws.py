@@ -1,0 +1,79 @@
+"""The ladder of laws: how many one equation needs until its converged attention is the teacher's, by budget.
+
+All rungs are calibrated by one recipe (`RECIPE`), chosen on the validation split of seed 0, and at the same budgets:
+right-hand sides times examples, each twice the one before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pdelens.pde.plan import Plan
+
+from ..teachers.recipes import SEEDS
+from .specs import ONE_STEP, Spec, specs_of
+
+LAWS = "laws-"
+RECIPE = replace(ONE_STEP, method="heun", batch=8, graded=((1, 2),), entry=(1 / 64, 1 / 16, 1 / 4), doubled=0.1)
+STEP = replace(ONE_STEP, batch=8)
+SIZED: dict[str, Any] = {"normalisation": "layer+size"}
+_UNSHARED: dict[str, Any] = {"temporal_modes": 6, "basis": "piecewise"}
+RANKS = (1, 2, 4, 8)
+
+# name -> equation; `k1` is one law, read by its own clock, of which `plain` knows neither clock nor size.
+EQUATIONS: dict[str, dict[str, Any]] = {
+    "k1": {"temporal_modes": 1, "clock": True, **SIZED},
+    "k1-plain": {"temporal_modes": 1},
+    "k1-size": {"temporal_modes": 1, **SIZED},
+    "k1-clock": {"temporal_modes": 1, "clock": True},
+    **{f"k{modes}": {"temporal_modes": modes, **SIZED} for modes in (2, 3, 4)},
+    "k6": {**_UNSHARED, **SIZED},
+    **{f"rank{rank}": {"temporal_modes": 1, "rank": rank, **SIZED} for rank in RANKS},
+}
+# Calibrated with one step a layer; `blocks` is the teacher's own architecture learnt anew: what any student reaches.
+STEPPED = {"k1-one-step": EQUATIONS["k1"], "k3-one-step": EQUATIONS["k3"], "blocks": {**_UNSHARED, "diffusion": None}}
+
+
+def recipe(name: str, supervision: str = "attention+states") -> Plan:
+    """Return how a rung is calibrated."""
+    return replace(STEP if name in STEPPED else RECIPE, supervision=supervision)
+
+
+def law(name: str, teacher: str, seed: int, budget: int, supervision: str = "attention+states") -> Spec:
+    """Return one rung of a teacher (such as "image-patch4") and seed at a number of the smallest budgets."""
+    plain = name.removesuffix("-no-diffusion")
+    # Diffusion sees both neighbours, a causal teacher the past alone.
+    local = teacher != LANGUAGE and plain == name
+    equation: Mapping[str, Any] = STEPPED.get(plain) or EQUATIONS[plain]
+    if not local:
+        equation = {**equation, "diffusion": None}
+    family = f"{LAWS}{name}" + "-states" * (supervision == "states") + f"-b{budget}"
+    return Spec(family, f"{teacher}-seed{seed}", seed, equation, recipe(plain, supervision), budget=float(budget))
+
+
+TEACHERS = ("image-patch4", "text-classifier")
+LANGUAGE = "text-causal"
+# Numbers of the smallest budget: all of a learning curve, what is compared over five seeds, and one long run.
+BUDGETS = (1, 2, 4, 8)
+MAIN_BUDGET, OTHER_BUDGET, HERO_BUDGET = 8, 4, 64
+
+
+def every_spec(scale: str) -> tuple[Spec, ...]:
+    """Return every calibration of a scale: the ladder of laws, then the sweep of hypotheses."""
+    return (*law_specs(scale), *specs_of(scale))
+
+
+def law_specs(scale: str) -> list[Spec]:
+    """Return the ladder of a scale, what decides most first; at `full` scale every rung in five seeds."""
+    if scale == "smoke":
+        return [law(name, teacher, 0, 1) for name in ("k1", "blocks") for teacher in TEACHERS]
+    curve = [law(name, teacher, 0, b) for b in BUDGETS for teacher in TEACHERS for name in ("k3", "k1", "blocks")]
+    seeds = [law(name, t, seed, MAIN_BUDGET) for seed in range(1, SEEDS) for t in TEACHERS for name in ("k3", "k1")]
+    language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k1", "k3")]
+    every = range(SEEDS if scale == "full" else 1)
+    names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
+    names += ("k1-plain", "k1-size", "k1-clock", *(f"rank{rank}" for rank in RANKS))
+    others = [law(name, teacher, seed, OTHER_BUDGET) for name in names for teacher in TEACHERS for seed in every]
+    states = [law("k3", teacher, seed, OTHER_BUDGET, "states") for teacher in TEACHERS for seed in every]
+    heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
+    return [*curve, *seeds, *language, *others, *states, *heroes]
