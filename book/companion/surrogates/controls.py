@@ -17,19 +17,23 @@ from pdelens.pde.plan import Plan
 
 from ..jobs import Job, Run, provenance
 from .evaluate import RESOLUTIONS
-from .schedules import right_hand_sides
-from .specs import REFINED
+from .laws import MAIN_BUDGET, law
+from .specs import BUDGET
 from .synthetic import SyntheticTeacher, equation_teacher, layered_teacher
 
 NAME = "power"
-KINDS = ("equation", "layers")
+# kind -> the teacher, and what the equation is that is calibrated to it, apart from what one law of the ladder is.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "equation": ("equation", {}),
+    "layers": ("layers", {}),
+    "no-diffusion": ("equation", {"diffusion": None}),
+}
 # A lattice and width at which two cores see the end of a calibration.
 LATTICE, WIDTH, HEADS = Grid(5, 5), 32, 4
 DIFFUSIVITY = (0.05, 0.2)
-STEPS = {"smoke": 4, "book": 12000, "full": 12000}
 SEEN = 4000
 HELD = 128
-PLAN = replace(REFINED, batch=16)
+LAW = law("k1", "image-patch4", 0, MAIN_BUDGET)  # how the ladder calibrates one law, and at which budget
 
 
 def teachers() -> dict[str, SyntheticTeacher]:
@@ -39,16 +43,19 @@ def teachers() -> dict[str, SyntheticTeacher]:
 
 
 def plan_of(scale: str) -> Plan:
-    """Return how the checks of a scale calibrate: as equations do, for longer."""
-    return replace(PLAN, steps=STEPS[scale], validate_every=max(1, STEPS[scale] // 15))
+    """Return how the controls of a scale calibrate: as the ladder does, at its main budget."""
+    steps = LAW.steps(scale)
+    return replace(LAW.plan, steps=steps, validate_every=max(1, steps // 15))
 
 
 @dataclass(frozen=True)
 class Control(Job):
-    """Calibrates the full autonomous equation to a teacher with a known answer, as every equation of the sweep is.
+    """Calibrates one law to a teacher with a known answer, as every law of the ladder is.
 
     `kind`: "equation", a teacher that is the equation and should be recognised; "layers", one of random layers, which
-    should be rejected. The calibration starts from an independent draw, with D = 0.05 in every channel.
+    should be rejected; "no-diffusion", one law without diffusion to the teacher that diffuses, which should fall short
+    of "equation": else attention makes up for it, and twins without diffusion say nothing. The calibration starts from
+    an independent draw, with D = 0.05 in every channel.
     """
 
     kind: str
@@ -57,23 +64,27 @@ class Control(Job):
     @property
     def name(self) -> str:
         """The record's name."""
-        return f"{NAME}-{self.kind}"
+        return f"{NAME}-{self.kind}-b{MAIN_BUDGET}"
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the plan and the resolution that it is evaluated at."""
         plan, resolution = asdict(plan_of(run.scale)), RESOLUTIONS["converged"]
-        return {"scale": run.scale, "plan": plan, "held": HELD, "resolution": resolution}
+        return {"scale": run.scale, "plan": plan, "equation": self._equation, "held": HELD, "resolution": resolution}
+
+    @property
+    def _equation(self) -> dict[str, Any]:
+        return {**LAW.equation, **KINDS[self.kind][1]}
 
     def cost(self, run: Run) -> float:
         """Return what it costs, in the unit of `Spec.cost`: of 25 tokens and half the width."""
-        return STEPS[run.scale] * PLAN.batch * right_hand_sides(asdict(PLAN), 6) * 0.4
+        return MAIN_BUDGET * BUDGET[run.scale] * 0.4
 
     def do(self, run: Run) -> dict[str, Any] | None:
         """Return what was found of the teacher."""
-        plan, teacher = plan_of(run.scale), teachers()[self.kind]
+        plan, teacher = plan_of(run.scale), teachers()[KINDS[self.kind][0]]
         seen = teacher(generator_for(0, 10), SEEN if run.scale != "smoke" else 64).to(run.device)
         calibration, held = (teacher(generator_for(0, number), HELD).to(run.device) for number in (11, 12))
-        pde = TransformerPDE(WIDTH, HEADS, LATTICE, depth=seen.layers, seed=1).to(run.device)
+        pde = TransformerPDE(WIDTH, HEADS, LATTICE, depth=seen.layers, seed=1, **self._equation).to(run.device)
         checkpoint = run.folder / f"{self.name}.checkpoint.safetensors"
         found = fit(pde, seen, plan, validation=calibration, checkpoint=checkpoint, until=run.deadline)
         if not found.finished:
@@ -100,7 +111,9 @@ def evaluate_control(pde: PDE, held: Flow, calibration: Flow) -> dict[str, Any]:
         "cosine": report.per_head().tolist(),
         "centred cosine": report.per_head("centred cosine").tolist(),
         "nulls": {name: null.per_head().tolist() for name, null in report.nulls.items()},
-        "r2": state_agreement(flow.states, held, calibration)["r2 mean over channels"].tolist(),
+        **{
+            name: values.tolist() for name, values in state_agreement(flow.states, held, calibration, cka=False).items()
+        },
     }
 
 
