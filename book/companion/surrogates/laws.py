@@ -58,7 +58,7 @@ TEACHERS = ("image-patch4", "text-classifier")
 LANGUAGE = "text-causal"
 # Numbers of the smallest budget: all of a learning curve, what is compared over five seeds, and one long run.
 BUDGETS = (1, 2, 4, 8)
-MAIN_BUDGET, OTHER_BUDGET, HERO_BUDGET = 8, 4, 64
+MAIN_BUDGET, OTHER_BUDGET, HERO_BUDGET = 4, 2, 32
 
 
 def every_spec(scale: str) -> tuple[Spec, ...]:
@@ -71,6 +71,8 @@ def law_specs(scale: str) -> list[Spec]:
     if scale == "smoke":
         return [law(name, teacher, 0, 1) for name in ("k1", "blocks") for teacher in TEACHERS]
     curve = [law(name, teacher, 0, b) for b in BUDGETS for teacher in TEACHERS for name in ("k3", "k1", "blocks")]
+    short = [one for one in curve if one.budget <= MAIN_BUDGET]
+    long = [one for one in curve if one.budget > MAIN_BUDGET]
     seeds = [law(name, t, seed, MAIN_BUDGET) for seed in range(1, SEEDS) for t in TEACHERS for name in ("k3", "k1")]
     language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k1", "k3")]
     every = range(SEEDS if scale == "full" else 1)
@@ -79,4 +81,4 @@ def law_specs(scale: str) -> list[Spec]:
     others = [law(name, teacher, seed, OTHER_BUDGET) for name in names for teacher in TEACHERS for seed in every]
     states = [law("k3", teacher, seed, OTHER_BUDGET, "states") for teacher in TEACHERS for seed in every]
     heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
-    return [*curve, *seeds, *language, *others, *states, *heroes]
+    return [*short, *seeds, *language, *others, *states, *long, *heroes]
