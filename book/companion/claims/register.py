@@ -2,7 +2,6 @@
 
 from .verdicts import Claim
 
-
 # Written before the calibrations that they judge (`companion.surrogates.laws`). Attention's cosine, in every layer; the
 # states' pooled R2, at every depth; the share of the one-step agreement's excess over the best null that the converged
 # solution keeps; and how far the attention of a law and of its twin without diffusion may lie apart, interval and all,

@@ -87,6 +87,20 @@ class VisionTransformer:
         return ((pixels - IMAGENET_MEAN) / IMAGENET_DEVIATION).contiguous()
 
 
+def upscaled(pictures: Tensor, side: int) -> Tensor:
+    """Return `pixel_values` `(pictures, 3, side, side)` of grey uint8 pictures `(pictures, height, width)`.
+
+    Resized (bicubic, antialiased), the same in all three channels, then centred and scaled by ImageNet's mean and
+    deviation as for photographs.
+
+    >>> tuple(upscaled(torch.zeros(2, 28, 28, dtype=torch.uint8), 98).shape)
+    (2, 3, 98, 98)
+    """
+    grey = pictures[:, None].float() / 255
+    large = nn.functional.interpolate(grey, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    return (large - IMAGENET_MEAN) / IMAGENET_DEVIATION
+
+
 def minilm(*, trained: bool = True, seed: int = 0, source: str = "package") -> TextEncoder:
     """Return all-MiniLM-L6-v2: a BERT-type, post-norm encoder of 6 layers, 12 heads, width 384.
 

@@ -17,12 +17,12 @@ from pdelens.pde.plan import Plan
 
 from ..jobs import Job, Run, keep, kept, provenance
 from ..paths import sha256
+from ..teachers.bank import cached_bank
 from ..teachers.teacher import (
     HELD,
-    MINILM,
+    PRETRAINED,
     VALIDATION,
     Teacher,
-    cached_bank,
     cached_teacher,
     evaluation_flows,
     flow_on,
@@ -63,7 +63,7 @@ class Calibration(Job):
     @property
     def divided(self) -> str | None:
         """The way of stepping at which the error is divided layer by layer, None where it is not."""
-        return DIVIDED.get(self.spec.family) if self.spec.teacher != MINILM else None
+        return DIVIDED.get(self.spec.family) if self.spec.teacher not in PRETRAINED else None
 
     def calibration(self, run: Run) -> dict[str, Any]:
         """Return what decides the calibrated equation: scale, equation, plan, examples, the teacher's weights."""
@@ -143,7 +143,7 @@ class Calibration(Job):
 
 def training_size(spec: Spec, scale: str) -> int:
     """Return how many examples a calibration may see."""
-    return (SEEN_PRETRAINED if spec.teacher == MINILM else SEEN)[scale]
+    return (SEEN_PRETRAINED if spec.teacher in PRETRAINED else SEEN)[scale]
 
 
 def plan_of(spec: Spec, scale: str) -> Plan:
@@ -173,7 +173,7 @@ def learnt_coefficients(pde: PDE) -> dict[str, Any]:
 def _evaluated(pde: PDE, spec: Spec, run: Run) -> dict[str, Any]:
     reference, calibration = (replace(spec, horizon=0).apply(flow) for flow in evaluation_flows(spec.teacher, run))
     teacher = cached_teacher(spec.teacher, run)
-    labels = None if spec.teacher == MINILM else teacher.targets("heldout", HELD[run.scale]).to(run.device)
+    labels = None if spec.teacher in PRETRAINED else teacher.targets("heldout", HELD[run.scale]).to(run.device)
     found = evaluate(pde, teacher, reference, calibration, RESOLUTIONS, labels)
     return {resolution: compact(values, resolution in KEPT) for resolution, values in found.items()}
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..jobs import Job, Run
 from ..paths import DataError, sha256
 from ..teachers.recipes import fits
-from ..teachers.teacher import HELD, MINILM, cached_teacher, evaluation_flows, weights_of
+from ..teachers.teacher import HELD, PRETRAINED, cached_teacher, evaluation_flows, weights_of
 from .calibrate import Calibration
 from .controls import KINDS, Control
 from .evaluate import nulls_of
@@ -48,8 +48,8 @@ class NullsBeside(Job):
         return nulls_of(reference, calibration, own, flows, nearest)
 
     def _other(self) -> str | None:
-        """Return the teacher of the next seed; the pretrained one has no seeds."""
-        return None if self.teacher == MINILM else f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % 5}"
+        """Return the teacher of the next seed; the pretrained ones have no seeds."""
+        return None if self.teacher in PRETRAINED else f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % 5}"
 
 
 def sweep_jobs(run: Run, only: str = "*") -> list[Job]:

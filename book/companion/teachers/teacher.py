@@ -24,13 +24,16 @@ from ..data.reviews import movie_reviews
 from ..data.splits import fair_order
 from ..jobs import Run
 from ..paths import data_file
-from ..pretrained.models import minilm
+from ..pretrained.models import dinov2, minilm, upscaled
 
 # So many calibration examples decide the order of heads; validation comes after them.
 ALIGNING = 256
 VALIDATION = 128
-MINILM = "minilm"
+MINILM, DINOV2 = "minilm", "dinov2"
+PRETRAINED = (MINILM, DINOV2)
 PRETRAINED_TOKENS = 32
+# Pixels of an upscaled picture: 49 patches.
+PRETRAINED_SIDE = 98
 Inputs = Tensor | dict[str, Tensor]
 # More pieces than any vocabulary here has.
 _PIECES = 32_000
@@ -42,7 +45,8 @@ class Teacher:
 
     `inputs(split, count)` gives at most so many of the split's inputs: "train" (the same fair sample each time),
     "calibration" or "heldout", with their classes. `orders` permute each layer's heads so that they continue the
-    layer before; found on calibration examples alone.
+    layer before; found on calibration examples alone. `embed` gives the embedding that a pretrained model is used for,
+    (batch, width), from a last state and its mask.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Teacher:
     orders: tuple[Tensor, ...] = ()
     epsilon: float = 1e-5
     form: str = "pre"
+    embed: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     def flow(self, inputs: Inputs, keep: str | torch.device = "cpu", batch: int = 256) -> Flow:
         """Return the Flow on inputs, with aligned heads and the lattice."""
@@ -103,7 +108,7 @@ class Teacher:
             device = next(self.model.parameters()).device
             made = Transformer(self.model.configuration, int(self.name[-1])).eval().to(device)
         else:
-            made = minilm(trained=False).model.eval()
+            made = (minilm if self.name == MINILM else dinov2)(trained=False).model.eval()
         return replace(self, model=made, orders=())
 
     def share(self, parameters: int) -> float:
@@ -126,10 +131,11 @@ def _features(inputs: Inputs) -> Tensor:
 def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") -> Teacher:
     """Return a teacher by name, from a folder of weights where it is there, else from `data/weights`.
 
-    "minilm" is the pretrained encoder, in the post-norm form. Heads are aligned on `ALIGNING` calibration examples.
+    "minilm" and "dinov2" are the pretrained encoders, of texts (in the post-norm form) and of pictures. Heads are
+    aligned on `ALIGNING` calibration examples.
     """
-    if name == MINILM:
-        return of_minilm(device)
+    if name in PRETRAINED:
+        return (of_minilm if name == MINILM else of_dinov2)(device)
     path = weights_of(name, folder)
     assert path is not None
     return of_teacher(name, models.load(path)[0].to(device))
@@ -159,8 +165,32 @@ def of_minilm(device: str = "cpu") -> Teacher:
 
     model, lattice = encoder.model.eval().to(device), Chain(PRETRAINED_TOKENS)
     sizes = about.hidden_size, about.num_attention_heads, about.num_hidden_layers
-    found = Teacher(MINILM, model, lattice, *sizes, inputs, epsilon=about.layer_norm_eps, form="post")
+    settings: dict[str, Any] = {"epsilon": about.layer_norm_eps, "form": "post", "embed": _mean_over_tokens}
+    found = Teacher(MINILM, model, lattice, *sizes, inputs, **settings)
     return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
+
+
+def of_dinov2(device: str = "cpu") -> Teacher:
+    """Return the pretrained vision Transformer on the same pictures, upscaled to 7 x 7 of its patches."""
+    model: Any = dinov2().model.eval().to(device)
+    about = model.config
+
+    def inputs(split: str, count: int | None) -> tuple[Inputs, Tensor]:
+        pictures, labels = _pictures(split, count)
+        assert isinstance(pictures, Tensor)
+        return {"pixel_values": upscaled(pictures, PRETRAINED_SIDE)}, labels
+
+    sizes = about.hidden_size, about.num_attention_heads, about.num_hidden_layers
+    settings: dict[str, Any] = {"epsilon": about.layer_norm_eps, "embed": lambda u, mask: model.layernorm(u)[:, 0]}
+    found = Teacher(DINOV2, model, Grid(7, 7, special=1), *sizes, inputs, **settings)
+    return replace(found, orders=tuple(align_heads(found.of("calibration", ALIGNING))))
+
+
+def _mean_over_tokens(u: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return u.mean(1)
+    keep = mask.to(u.dtype)[..., None]
+    return (u * keep).sum(1) / keep.sum(1)
 
 
 def _pictures(split: str, count: int | None) -> tuple[Inputs, Tensor]:
@@ -186,51 +216,6 @@ def _text_split(split: str) -> str:
 _windows = cache(text.windows)
 
 
-@dataclass(frozen=True, eq=False)
-class Bank:
-    """A teacher's Flows on many examples in half precision: what a calibration draws its batches from.
-
-    Running the teacher anew for every batch would cost a third of each step. Memory: for 49 tokens, width 64, six
-    layers of four heads 160 kB an example.
-    """
-
-    states: Tensor  # (examples, layers + 1, tokens, width)
-    attention: Tensor  # (examples, layers, heads, tokens, tokens)
-    mask: Tensor  # (examples, tokens)
-    labels: Tensor  # (examples,)
-    lattice: Lattice
-    causal: bool = False
-
-    @classmethod
-    def of(cls, teacher: Teacher, split: str, count: int, device: str | torch.device = "cpu") -> "Bank":
-        """Run a teacher on so many examples of a split and keep its Flows on a device."""
-        inputs, labels = teacher.inputs(split, count)
-        states, attention, masks, causal = [], [], [], False
-        for start in range(0, len(labels), 250):
-            part = slice(start, start + 250)
-            given = inputs[part] if isinstance(inputs, Tensor) else {name: v[part] for name, v in inputs.items()}
-            flow = teacher.flow(given, device)
-            states.append(torch.stack(flow.states, 1).half())
-            attention.append(torch.stack(flow.attention, 1).half())
-            masks.append(flow.mask)
-            causal = flow.causal
-        parts = torch.cat(states), torch.cat(attention), torch.cat(masks), labels.to(device)
-        return cls(*parts, teacher.lattice, causal)
-
-    def draw(self, generator: torch.Generator, batch: int) -> tuple[Flow, Tensor]:
-        """Return a batch drawn with replacement, as a Flow in single precision, and its classes."""
-        chosen = torch.randint(0, len(self.labels), (batch,), generator=generator).to(self.states.device)
-        return self.flow(chosen), self.labels[chosen]
-
-    def flow(self, chosen: Tensor | slice) -> Flow:
-        """Return the Flow of chosen examples."""
-        attention = self.attention[chosen].float()
-        # Halves round: rows sum to 1 again, but for padding, whose rows may hold anything.
-        attention = attention / attention.sum(-1, keepdim=True).clamp_min(1e-6)
-        states = self.states[chosen].float().unbind(1)
-        return Flow(states, attention.unbind(1), self.mask[chosen], self.causal, lattice=self.lattice)
-
-
 # How many held-out, and calibration, examples an equation is evaluated on.
 HELD = {"smoke": 16, "book": 192, "full": 1024}
 
@@ -242,12 +227,6 @@ def cached_teacher(name: str, run: Run | None = None) -> Teacher:
     From the run's folder and on its device; without one from `data/weights`, on the CPU.
     """
     return teacher_named(name) if run is None else teacher_named(name, run.folder, run.device)
-
-
-@lru_cache(maxsize=1)
-def cached_bank(name: str, run: Run, count: int) -> Bank:
-    """Return a teacher's training Flows, kept until another's are asked for."""
-    return Bank.of(cached_teacher(name, run), "train", count, run.device)
 
 
 @lru_cache(maxsize=6)
@@ -266,8 +245,8 @@ def evaluation_flows(name: str, run: Run) -> tuple[Flow, Flow]:
 
 
 def weights_of(name: str, folder: Path | None = None) -> Path | None:
-    """Return the file of a teacher's weights, in a folder or else committed; None for the pretrained one."""
-    if name == MINILM:
+    """Return the file of a teacher's weights, in a folder or else committed; None for a pretrained one."""
+    if name in PRETRAINED:
         return None
     path = None if folder is None else folder / f"{name}.safetensors"
     return path if path is not None and path.exists() else data_file(f"weights/{name}.safetensors")

