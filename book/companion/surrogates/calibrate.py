@@ -31,6 +31,7 @@ from ..teachers.teacher import (
 from .errors import linear_split, local_flow
 from .evaluate import RESOLUTIONS, evaluate
 from .files import load, save
+from .probe import probe_of
 from .schedules import right_hand_sides
 from .specs import Spec
 
@@ -173,8 +174,9 @@ def learnt_coefficients(pde: PDE) -> dict[str, Any]:
 def _evaluated(pde: PDE, spec: Spec, run: Run) -> dict[str, Any]:
     reference, calibration = (replace(spec, horizon=0).apply(flow) for flow in evaluation_flows(spec.teacher, run))
     teacher = cached_teacher(spec.teacher, run)
-    labels = None if spec.teacher in PRETRAINED else teacher.targets("heldout", HELD[run.scale]).to(run.device)
-    found = evaluate(pde, teacher, reference, calibration, RESOLUTIONS, labels)
+    probe = probe_of(spec.teacher, run, training_size(spec, run.scale)) if spec.teacher in PRETRAINED else None
+    labels = teacher.targets("heldout", HELD[run.scale]).to(run.device)
+    found = evaluate(pde, teacher, reference, calibration, RESOLUTIONS, labels, probe)
     return {resolution: compact(values, resolution in KEPT) for resolution, values in found.items()}
 
 

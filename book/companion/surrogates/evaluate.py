@@ -19,6 +19,7 @@ from pdelens.pde.integrate import DivergenceError, integrate
 from pdelens.pde.parity import equation_of
 
 from ..teachers.teacher import Teacher
+from .probe import Probe
 
 # How the solution is refined in the test: sub-steps a layer of the splitting scheme, and the adaptive solution.
 RESOLUTIONS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,7 @@ def evaluate(
     calibration: Flow,
     resolutions: Mapping[str, Mapping[str, Any]] = RESOLUTIONS,
     labels: Tensor | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return, for every way of stepping, how an equation's solution agrees with its teacher on held-out examples.
 
@@ -42,12 +44,15 @@ def evaluate(
     heads; means over examples), `head mean` (layers), `read` (layers, heads: cosine of the maps that the teacher's own
     heads read off the equation's states, for equations without attention too), `r2 pooled`, `r2 mean over channels`,
     `r2, worst decile`, `cka` (depths from 1), `classes` (share of answers that are the teacher's by its own head) and,
-    with `labels` (`Teacher.targets`), `accuracy`. A solution that diverges gives `{"diverged": message}`.
+    with `labels` (`Teacher.targets`), `accuracy`; of a pretrained model with its `probe`, `embedding` (cosine about the
+    mean), `probe` and `teacher's probe` (the accuracy of its linear probe on our embeddings and on its own). A solution
+    that diverges gives `{"diverged": message}`.
     """
     found = {}
     for name, how in resolutions.items():
         try:
-            found[name] = evaluate_flow(rolled_out(pde, reference, **how), teacher, reference, calibration, labels)
+            flow = rolled_out(pde, reference, **how)
+            found[name] = evaluate_flow(flow, teacher, reference, calibration, labels, probe)
         except DivergenceError as error:
             found[name] = {"diverged": str(error)}
     return found
@@ -61,7 +66,12 @@ def rolled_out(pde: PDE, reference: Flow, **how: Any) -> Flow:
 
 @torch.no_grad()
 def evaluate_flow(
-    flow: Flow, teacher: Teacher, reference: Flow, calibration: Flow, labels: Tensor | None = None
+    flow: Flow,
+    teacher: Teacher,
+    reference: Flow,
+    calibration: Flow,
+    labels: Tensor | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, Any]:
     """Return the agreement of one Flow; see `evaluate`."""
     found: dict[str, Any] = {}
@@ -78,6 +88,11 @@ def evaluate_flow(
         found["classes"] = class_agreement(ours, teacher.answers(reference.states[-1], reference.mask))
         if labels is not None:
             found["accuracy"] = float((ours.argmax(-1) == labels).double().mean())
+    if probe is not None and labels is not None:
+        assert teacher.embed is not None
+        ours, theirs = (teacher.embed(one.states[-1], reference.padding) for one in (flow, reference))
+        found["embedding"] = probe.cosine(ours, theirs)
+        found["probe"], found["teacher's probe"] = (probe.accuracy(one, labels) for one in (ours, theirs))
     return {name: np.asarray(value).tolist() for name, value in found.items()}
 
 

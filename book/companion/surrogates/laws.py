@@ -11,6 +11,7 @@ from typing import Any
 from pdelens.pde.plan import Plan
 
 from ..teachers.recipes import SEEDS
+from ..teachers.teacher import MINILM, PRETRAINED
 from .specs import ONE_STEP, Spec, specs_of
 
 LAWS = "laws-"
@@ -61,6 +62,26 @@ BUDGETS = (1, 2, 4, 8)
 MAIN_BUDGET, OTHER_BUDGET, HERO_BUDGET = 4, 2, 32
 
 
+# Pretrained models: K segments of layers of one law each, K laws in depth-time beside them, and segments as recurrent
+# blocks are in the literature: each layer scales what a shared block adds, one step a layer.
+SEGMENTS: dict[str, dict[str, Any]] = {
+    **{f"segments{count}": {"temporal_modes": count, "basis": "piecewise"} for count in (1, 2, 3)},
+    "modes3": {"temporal_modes": 3},
+}
+BLOCKS: dict[str, dict[str, Any]] = {
+    f"recurrent{count}": {**SEGMENTS[f"segments{count}"], "scaled": True, "diffusion": None} for count in (1, 2, 3)
+}
+# A right-hand side costs some fifteen times as much: fewer of them, in smaller batches, at a lower rate.
+PRETRAINED_BUDGET = 0.5
+
+
+def pretrained_law(name: str, teacher: str) -> Spec:
+    """Return one calibration to a pretrained model; its states are of one size until the last layers: no entry."""
+    plan = replace(STEP if name in BLOCKS else replace(RECIPE, entry=(), graded=((1, 2),)), batch=4, peak_rate=5e-3)
+    equation = BLOCKS.get(name) or {**SEGMENTS[name], **({} if teacher == MINILM else SIZED)}
+    return Spec(f"{LAWS}{name}", teacher, 0, equation, plan, budget=PRETRAINED_BUDGET)
+
+
 def every_spec(scale: str) -> tuple[Spec, ...]:
     """Return every calibration of a scale: the ladder of laws, then the sweep of hypotheses."""
     return (*law_specs(scale), *specs_of(scale))
@@ -81,4 +102,5 @@ def law_specs(scale: str) -> list[Spec]:
     others = [law(name, teacher, seed, OTHER_BUDGET) for name in names for teacher in TEACHERS for seed in every]
     states = [law("k3", teacher, seed, OTHER_BUDGET, "states") for teacher in TEACHERS for seed in every]
     heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
-    return [*short, *seeds, *language, *others, *states, *long, *heroes]
+    pretrained = [pretrained_law(name, teacher) for teacher in PRETRAINED for name in (*SEGMENTS, *BLOCKS)]
+    return [*short, *seeds, *language, *others, *states, *long, *pretrained, *heroes]

@@ -12,7 +12,7 @@ from pdelens.pde.plan import Plan
 
 from ..paths import refuse_unknown_scale
 from ..teachers.recipes import SEEDS
-from ..teachers.teacher import MINILM, Teacher
+from ..teachers.teacher import DINOV2, MINILM, PRETRAINED, Teacher
 from .narrow import narrow_like
 from .schedules import right_hand_sides
 
@@ -89,14 +89,14 @@ class Spec:
         """Return how many optimiser steps it takes at a scale."""
         if not self.budget:
             return max(2, round(self.share * STEPS[scale]))
-        once = self.plan.batch * right_hand_sides(asdict(self.plan), 6)
+        once = self.plan.batch * right_hand_sides(asdict(self.plan), 12 if self.teacher == DINOV2 else 6)
         return max(2, round(self.budget * BUDGET[scale] / once))
 
     def cost(self, scale: str) -> float:
         """Return what it costs to calibrate, in right-hand sides of 49 tokens: for telling how long is left."""
         sides = right_hand_sides(asdict(self.plan), 6)
-        # A MiniLM example takes about 25 times as long as a picture.
-        size = 25.0 if self.teacher == MINILM else 0.3 if "patch7" in self.teacher else 1.0
+        # A pretrained model's example takes about 25 times as long as a picture.
+        size = 25.0 if self.teacher in PRETRAINED else 0.3 if "patch7" in self.teacher else 1.0
         return self.steps(scale) * self.plan.batch * sides * size
 
     def build(self, teacher: Teacher) -> PDE:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +187,8 @@ class TransformerPDE(PDE):
     `diffusion` and `advection` are initial values, None leaves the term out. `normalisation` is what attention and
     reaction look through (`layer`, `layer+size`, `rms`, `dyt`, `none`); `form="post"` is the post-norm equation on the
     sphere. `clock` adds `depth` learnt times at which the solution is read (`PDE`). `rank` corrects the matrices of one
-    law in each layer by so low a rank (`modes.LowRankModes`).
+    law in each layer by so low a rank (`modes.LowRankModes`), `scaled` lets each layer scale what attention and
+    reaction add, channel by channel (`modes.ScaledModes`).
     Parameters: share K / depth of the blocks'. Raises `ValueError` for local terms without a lattice and for names
     that it does not know. Source: Lu et al. 2019 (arXiv 1906.02762) for layers as splitting steps; the diffusion term
     is the paper's.
@@ -215,6 +217,7 @@ class TransformerPDE(PDE):
         reaction: bool = True,
         clock: bool = False,
         rank: int = 0,
+        scaled: bool = False,
         order: int = 2,
         epsilon: float = 1e-12,
         seed: int = 0,
@@ -226,15 +229,16 @@ class TransformerPDE(PDE):
         if normalisation not in NORMALISERS:
             raise ValueError(f"normalisation {normalisation!r} was given: choose from {', '.join(NORMALISERS)}.")
         temporal = {"depth": float(depth), "modes": temporal_modes, "basis": basis}
+        different: dict[str, Any] = {"rank": rank, "scaled": scaled}
         see = NORMALISERS["none" if form == "post" else normalisation]
         causal = lattice is not None and lattice.causal
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             terms = _local_terms(lattice, width, diffusion, advection, order, temporal)
             if attention:
-                terms["attention"] = SelfAttention(width, heads, see, causal, rank=rank, **temporal)
+                terms["attention"] = SelfAttention(width, heads, see, causal, **different, **temporal)
             if reaction:
-                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, rank=rank, **temporal)
+                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **different, **temporal)
         if form == "post":
             terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
         ticks = Modes(torch.zeros(()), float(depth), int(depth), "piecewise") if clock else None

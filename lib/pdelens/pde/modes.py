@@ -36,11 +36,7 @@ class Modes(nn.Module):
         if self.basis == "piecewise":
             eye = torch.eye(self.modes, dtype=values.dtype, device=values.device)
             return eye[_piece(t, self.depth, self.modes)]
-        x = min(max(2 * t / self.depth - 1, -1.0), 1.0)
-        row = [1.0, x]
-        for _ in range(2, self.modes):
-            row.append(2 * x * row[-1] - row[-2])
-        return torch.tensor(row[: self.modes], dtype=values.dtype, device=values.device)
+        return _chebyshev(t, self.depth, values)
 
     def forward(self, t: float | Tensor) -> Tensor:
         """Return c(t)."""
@@ -57,11 +53,15 @@ class Modes(nn.Module):
         return [self.depth * k / self.modes for k in range(1, self.modes)]
 
 
-def matrix_modes(first: Tensor, depth: float, rank: int = 0, parts: int = 1, **temporal) -> "Modes":
-    """Return a matrix's modes: with a rank one matrix corrected in each layer, else those of `Modes`."""
-    return (
-        LowRankModes(first, depth, round(depth), rank, parts) if rank else Modes(first, depth, parts=parts, **temporal)
-    )
+def matrix_modes(
+    first: Tensor, depth: float, rank: int = 0, scaled: bool = False, parts: int = 1, **temporal
+) -> "Modes":
+    """Return a matrix's modes: with a rank one matrix corrected in each layer, `scaled` its rows so, else `Modes`."""
+    if rank:
+        return LowRankModes(first, depth, round(depth), rank, parts)
+    if scaled:
+        return ScaledModes(first, depth, round(depth), **temporal)
+    return Modes(first, depth, parts=parts, **temporal)
 
 
 class LowRankModes(Modes):
@@ -94,6 +94,51 @@ class LowRankModes(Modes):
         """Return c(t)."""
         piece = _piece(float(t), self.depth, self.layers)
         return self.coefficients[0] + self.left[piece] @ self.right[piece]
+
+
+class ScaledModes(Modes):
+    """A matrix's modes whose rows every one of `layers` pieces scales for itself: `c(t) = diag(s_l) sum phi_k c_k`.
+
+    Layers that share their weights but for such scales are the recurrent blocks of Raptor (arXiv 2512.19941). Scales
+    begin at 1.
+
+    >>> ScaledModes(torch.eye(2), depth=2.0, layers=2)(1.5).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    def __init__(self, first: Tensor, depth: float, layers: int, modes: int = 1, basis: str = "chebyshev"):
+        super().__init__(first, depth, modes, basis)
+        self.layers = layers
+        self.scales = nn.Parameter(torch.ones(layers, first.shape[0]))
+
+    @property
+    def modes(self) -> int:
+        """Number of pieces: no two layers are alike."""
+        return self.layers
+
+    def forward(self, t: float | Tensor) -> Tensor:
+        """Return c(t)."""
+        piece = _piece(float(t), self.depth, self.layers)
+        return self.scales[piece][:, None] * self._unscaled(float(t))
+
+    def _unscaled(self, t: float) -> Tensor:
+        shared = self.coefficients
+        if self.basis == "piecewise":
+            return shared[_piece(t, self.depth, len(shared))]
+        return torch.tensordot(_chebyshev(t, self.depth, shared), shared, 1)
+
+    def breakpoints(self) -> list[float]:
+        """Return where the scales jump inside (0, depth)."""
+        return [self.depth * k / self.layers for k in range(1, self.layers)]
+
+
+def _chebyshev(t: float, depth: float, coefficients: Tensor) -> Tensor:
+    """Return T_k(2 t / depth - 1) for each of the coefficients, (modes,)."""
+    x = min(max(2 * t / depth - 1, -1.0), 1.0)
+    row = [1.0, x]
+    for _ in range(2, len(coefficients)):
+        row.append(2 * x * row[-1] - row[-2])
+    return torch.tensor(row[: len(coefficients)], dtype=coefficients.dtype, device=coefficients.device)
 
 
 def _piece(t: float, depth: float, pieces: int) -> int:

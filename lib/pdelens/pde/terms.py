@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..flow import padding_of
 from ..lattice import Lattice, advection, eigensystem, laplacian
+from ._matrices import affine, beside, matrix_and_bias, spectral_norm, stacked
 from .modes import Modes, matrix_modes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -212,6 +213,7 @@ class SelfAttention(Term):
         normalise: Callable[[Tensor], Tensor],
         causal: bool = False,
         depth: float = 1.0,
+        scaled: bool = False,
         **temporal,
     ):
         super().__init__()
@@ -219,32 +221,32 @@ class SelfAttention(Term):
             raise ValueError(f"width {width} is no multiple of heads {heads}: choose one that is.")
         self.heads, self.normalise, self.causal = heads, normalise, causal
         inputs, output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        seen = _stacked(inputs.weight, inputs.bias, _beside(normalise, width))
+        seen = stacked(inputs.weight, inputs.bias, beside(normalise, width))
         self.inputs = matrix_modes(seen, depth, parts=3, **temporal)  # (3 width, width + 1)
-        self.output = matrix_modes(_stacked(output.weight, output.bias), depth, **temporal)  # (width, width + 1)
+        self.output = matrix_modes(stacked(output.weight, output.bias), depth, scaled=scaled, **temporal)
 
     def weights(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return A_h(u), (..., heads, tokens, tokens)."""
         # The stacked rows are queries, keys, values: the last third is not needed here.
-        query, key = self._heads(self.normalise(u), *_matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
+        query, key = self._heads(self.normalise(u), *matrix_and_bias(self.inputs(t)[: 2 * u.shape[-1]]))
         allowed = self._allowed(u, padding_of(mask))
         return _softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, allowed)
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return what attention adds to the residual stream, as a function of u."""
-        inputs, output = _matrix_and_bias(self.inputs(t)), _matrix_and_bias(self.output(t))
+        inputs, output = matrix_and_bias(self.inputs(t)), matrix_and_bias(self.output(t))
         padding = padding_of(mask)
 
         def added(seen: Tensor) -> Tensor:
             query, key, value = self._heads(seen, *inputs)
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._allowed(seen, padding))
-            return _affine(mixed.transpose(-3, -2).flatten(-2), *output)
+            return affine(mixed.transpose(-3, -2).flatten(-2), *output)
 
         return Looking(self.normalise, added)
 
     def _heads(self, seen: Tensor, matrix: Tensor, bias: Tensor) -> list[Tensor]:
         width = self.output.coefficients.shape[-2]
-        parts = _affine(seen, matrix, bias).split(width, -1)  # (..., tokens, width) each
+        parts = affine(seen, matrix, bias).split(width, -1)  # (..., tokens, width) each
         return [part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in parts]  # (..., heads, tokens, dim)
 
     def _allowed(self, u: Tensor, padding: Tensor | None) -> Tensor | None:
@@ -268,6 +270,7 @@ class Reaction(Term):
         normalise: Callable[[Tensor], Tensor],
         activation: str = "gelu",
         depth: float = 1.0,
+        scaled: bool = False,
         **temporal,
     ):
         super().__init__()
@@ -275,54 +278,25 @@ class Reaction(Term):
             raise ValueError(f"activation {activation!r} was given: choose from {', '.join(ACTIVATIONS)}.")
         self.normalise, self.activation = normalise, activation
         first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        looked_at = _stacked(first.weight, first.bias, _beside(normalise, width))
+        looked_at = stacked(first.weight, first.bias, beside(normalise, width))
         self.first = matrix_modes(looked_at, depth, **temporal)
-        self.second = matrix_modes(_stacked(second.weight, second.bias), depth, **temporal)
+        self.second = matrix_modes(stacked(second.weight, second.bias), depth, scaled=scaled, **temporal)
 
     def frozen(self, t: float, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the reaction of each token to itself, as a function of u."""
-        first, second = _matrix_and_bias(self.first(t)), _matrix_and_bias(self.second(t))
+        first, second = matrix_and_bias(self.first(t)), matrix_and_bias(self.second(t))
         activation = ACTIVATIONS[self.activation]
-        return Looking(self.normalise, lambda seen: _affine(activation(_affine(seen, *first)), *second))
+        return Looking(self.normalise, lambda seen: affine(activation(affine(seen, *first)), *second))
 
     def lipschitz(self, t: float) -> float:
         """Return `|W_2| |W_1|` in the spectral norm: an estimate of the Lipschitz constant in n(u)."""
-        return _spectral_norm(self.first(t).detach()[:, :-1]) * _spectral_norm(self.second(t).detach()[:, :-1])
-
-
-def _spectral_norm(matrix: Tensor, iterations: int = 20) -> float:
-    """Return the largest singular value by power iteration: to about a percent, at a fraction of an SVD's cost."""
-    size = matrix.norm().clamp_min(1e-30)
-    scaled = matrix / size  # its largest singular value is in [1/sqrt(rank), 1], so nothing over- or underflows
-    vector = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    for _ in range(iterations):
-        vector = scaled.T @ (scaled @ vector)
-    return float(size * (scaled @ vector).norm() / vector.norm().clamp_min(1e-30))
+        return spectral_norm(self.first(t).detach()[:, :-1]) * spectral_norm(self.second(t).detach()[:, :-1])
 
 
 def _softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
     if allowed is not None:
         logits = logits.masked_fill(~allowed, float("-inf"))
     return torch.softmax(logits, -1)
-
-
-def _stacked(weight: Tensor, bias: Tensor, beside: int = 0) -> Tensor:
-    """Put matrix, zeros for `beside` more channels and bias side by side: one coefficient, (out, in + beside + 1)."""
-    return torch.cat([weight.detach(), bias.new_zeros(len(bias), beside), bias.detach()[:, None]], 1)
-
-
-def _beside(normalise: Callable[[Tensor], Tensor], width: int) -> int:
-    """Return how many channels a normalisation shows beside the state's own."""
-    return normalise(torch.ones(1, width)).shape[-1] - width
-
-
-def _matrix_and_bias(stacked: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `_stacked`, each part contiguous: a strided matrix would keep the product from fusing the bias."""
-    return stacked[:, :-1].contiguous(), stacked[:, -1].contiguous()
-
-
-def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    return F.linear(x, matrix.to(x.dtype), bias.to(x.dtype))
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from companion.theory.bounds import FrozenAttention, row_norm, stationary, step_
 from pdelens.lattice import Chain, Grid, laplacian
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
-from pdelens.pde.modes import LowRankModes, Modes
+from pdelens.pde.modes import LowRankModes, Modes, ScaledModes
 from pdelens.pde.normalisers import dynamic_tanh, layer_normalise, rms_normalise
 from pdelens.pde.terms import ACTIVATIONS, Advection, Diffusion, NonLocal, Reaction, SelfAttention
 
@@ -142,6 +142,19 @@ def test_low_rank_pieces_are_one_matrix_and_a_correction():
         torch.testing.assert_close(added, modes.left[piece] @ modes.right[piece])
     with pytest.raises(ValueError, match=r"rank 6 to \(5, 7\)"):
         LowRankModes(first, 6.0, 3, 6)
+
+
+@pytest.mark.parametrize("basis", ["chebyshev", "piecewise"])
+def test_scaled_pieces_share_a_matrix_but_for_their_rows(basis):
+    first = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    modes, plain = ScaledModes(first, 6.0, 6, 2, basis), Modes(first, 6.0, 2, basis)
+    with torch.no_grad():
+        plain.coefficients.normal_()
+        modes.coefficients.copy_(plain.coefficients)
+        modes.scales.uniform_(0.5, 2)
+    for t, piece in ((0.0, 0), (2.5, 2), (3.0, 3), (5.9, 5), (6.0, 5)):
+        torch.testing.assert_close(modes(t), torch.diag(modes.scales[piece]) @ plain(t))
+    assert modes.breakpoints() == [1.0, 2.0, 3.0, 4.0, 5.0] and modes.modes == 6
 
 
 def test_more_modes_begin_as_the_constant():
