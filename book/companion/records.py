@@ -289,11 +289,18 @@ def _machine(chapter: Chapter) -> dict[str, str]:
     }
 
 
+def _commit() -> str:
+    """Return the commit that the project is at, nothing where there is no git, or no repository (an archive)."""
+    asked = ["git", "-C", str(root()), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
 def _footer(chapter: Chapter) -> str:
     machine = _machine(chapter)
-    commit = subprocess.run(
-        ["git", "-C", str(root()), "describe", "--always", "--dirty"], capture_output=True, text=True
-    ).stdout.strip()
+    commit = _commit()
     seconds = time.perf_counter() - chapter.began
     return (
         f"Ran in {seconds:.0f} s at scale {chapter.scale}, seed {chapter.seed}, on {machine['device']}; "

@@ -20,9 +20,8 @@ class SecondDifference(torch.autograd.Function):
     """`x[i-1] - 2 x[i] + x[i+1]` along an axis, for `periodic`, `neumann` (no flux) or `zero` ends."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: int, boundary: str) -> Tensor:
-        """Return the second difference, of x's shape."""
-        ctx.axis, ctx.boundary = axis, boundary
+    def forward(x: Tensor, axis: int, boundary: str) -> Tensor:
+        """Return the second difference, of x's shape, along an axis counted from the end."""
         side = x.shape[axis]
         rest = x.shape[axis + 1 :] if axis != -1 else ()
         inner = int(torch.Size(rest).numel())
@@ -34,6 +33,21 @@ class SecondDifference(torch.autograd.Function):
         for start in range(0, len(flat), block):
             _second(flat[start : start + block], written[start : start + block], boundary)
         return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, str], output: Tensor) -> None:
+        """Keep axis and boundary: the operator is linear."""
+        _, ctx.axis, ctx.boundary = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        """Return the same operator applied to the tangent."""
+        return SecondDifference.apply(tangents[0], ctx.axis, ctx.boundary)  # type: ignore[return-value]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None, None], x: Tensor, axis: int, boundary: str):
+        """Return the operator on the whole batch: the axis is counted from the end."""
+        return SecondDifference.apply(x.movedim(in_dims[0] or 0, 0), axis, boundary), 0
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

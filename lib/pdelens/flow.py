@@ -1,7 +1,7 @@
 """The Flow: what moves through depth, whether a Transformer or a PDE moved it."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .files import read_tensors, write_tensors
+from .lattice import Lattice
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +111,14 @@ class Flow:
         return replace(self, attention=tuple(a[:, order] for a, order in zip(self.attention, orders, strict=True)))
 
     def save(self, path: str | Path) -> None:
-        """Write the Flow as safetensors (a lattice is described elsewhere and not written)."""
+        """Write the Flow as safetensors, with its lattice and notes."""
         tensors = {f"states.{depth}": value for depth, value in enumerate(self.states)}
         tensors |= {f"attention.{layer}": value for layer, value in enumerate(self.attention)}
         tensors |= {"mask": self.mask, "depths": self.depths}
         tensors |= {} if self.key_mask is None else {"key_mask": self.key_mask}
-        write_tensors(path, tensors, {"flow": {"causal": self.causal}})
+        about = {"causal": self.causal, "notes": list(self.notes)}
+        about |= {} if self.lattice is None else {"lattice": asdict(self.lattice)}
+        write_tensors(path, tensors, {"flow": about})
 
     @classmethod
     def load(cls, path: str | Path) -> "Flow":
@@ -129,12 +132,18 @@ class Flow:
                 tensors[f"{kind}.{place}"] for place in range(sum(name.startswith(f"{kind}.") for name in tensors))
             )
 
+        about = header["flow"]
+        where: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in about.get("lattice", {}).items()
+        }
         return cls(
             series("states"),
             series("attention"),
             tensors["mask"],
-            header["flow"]["causal"],
+            about["causal"],
             tensors["depths"],
+            Lattice(**where) if where else None,
+            tuple(about.get("notes", ())),
             key_mask=tensors.get("key_mask"),
         )
 

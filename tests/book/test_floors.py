@@ -25,7 +25,7 @@ FLOORS = (
 # It shows the face.
 READS_THE_FACE = ("companion.sphinx_api",)
 # Ground floor rooms that another of them is built on.
-CELLAR = ("pdelens.files", "pdelens._stencils")
+CELLAR = ("pdelens.files", "pdelens._stencils", "pdelens.lattice")
 
 
 def modules(homes=HOMES):

@@ -195,3 +195,12 @@ def test_one_key_belongs_to_one_chapter(run):
     run.path.with_name("08-other.json").write_text(run.path.read_text())
     with pytest.raises(RecordError, match="by 07-test and by 08-other"):
         records.all_records()
+
+
+def test_a_chapter_ends_where_no_git_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDELENS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    companion.start_chapter("99-mine")
+    companion.record("mine", 1.0, unit="1", atol=0, rtol=0)
+    companion.finish_chapter()
+    assert "mine" in (tmp_path / "99-mine.json").read_text()

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pdelens import Flow
+from pdelens import Chain, Flow
 
 
 @pytest.fixture
@@ -17,6 +19,15 @@ def test_saved_flow_comes_back_exactly(flow, tmp_path):
     for ours, theirs in zip((*back.states, *back.attention), (*flow.states, *flow.attention), strict=True):
         assert torch.equal(ours, theirs)
     assert torch.equal(back.mask, flow.mask) and torch.equal(back.depths, flow.depths) and back.causal == flow.causal
+
+
+def test_a_saved_flow_keeps_its_lattice_and_notes_and_the_users_own_drafts(flow, tmp_path):
+    (tmp_path / "flow.draft").write_text("mine")
+    for where in (None, Chain(flow.tokens), Chain(flow.tokens - 3, "dirichlet", special=(1, 2))):
+        replace(flow, lattice=where, notes=("one", "two")).save(tmp_path / "flow.st")
+        again = Flow.load(tmp_path / "flow.st")
+        assert again.lattice == where and again.notes == ("one", "two")
+    assert (tmp_path / "flow.draft").read_text() == "mine"
 
 
 def test_truncated_file_is_named(flow, tmp_path):

@@ -36,3 +36,19 @@ def test_blocks_do_not_matter(monkeypatch):
     whole = SecondDifference.apply(x, -2, "neumann")
     monkeypatch.setattr(_stencils, "_BLOCK", 16 * 8 * 4 * 2)
     assert torch.equal(whole, SecondDifference.apply(x, -2, "neumann"))
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])
+def test_function_transforms_pass_through_large_and_small_alike(boundary, monkeypatch):
+    where = lattice.Lattice((5, 6), boundary)
+    u, v = (torch.randn(3, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    found = []
+    for large in (1 << 40, 1):
+        monkeypatch.setattr(lattice, "LARGE", large)
+        value, slope = torch.func.jvp(lambda w: lattice.laplacian(w, where), (u,), (v,))
+        batched = torch.func.vmap(lambda w: lattice.laplacian(w, where), in_dims=1, out_dims=1)(u.mT.mT.unsqueeze(1))
+        gradients = torch.func.vmap(torch.func.grad(lambda w: lattice.laplacian(w, where).square().sum()))(u)
+        found.append((value, slope, batched[:, 0], gradients))
+    for small, large in zip(*found, strict=True):
+        assert torch.allclose(small, large, atol=1e-13)
+    assert torch.allclose(found[1][1], lattice.laplacian(v, where), atol=1e-13), "linear: its own tangent"

@@ -41,10 +41,8 @@ def probe_of(name: str, run: Run, count: int) -> Probe:
 
     teacher = cached_teacher(name, run)
     embeddings, labels = embedded(teacher, "train", count)
-    classifier = make_pipeline(
-        StandardScaler(),
-        LogisticRegressionCV(Cs=5, cv=5, max_iter=2000, scoring="accuracy", use_legacy_attributes=False),
-    )
+    chosen: dict[str, Any] = {"Cs": 5, "cv": 5, "max_iter": 2000, "scoring": "accuracy", "use_legacy_attributes": False}
+    classifier = make_pipeline(StandardScaler(), LogisticRegressionCV(**chosen))
     classifier.fit(embeddings.numpy(), labels.numpy())
     return Probe(classifier, embedded(teacher, "calibration", count)[0].mean(0))
 

@@ -126,6 +126,7 @@ def pooled_skill(score: ArrayLike, null: ArrayLike) -> np.ndarray:
     return np.asarray(skill(score.mean(-1), null.mean(-1)))
 
 
+@torch.no_grad()
 def compare(
     flow: Flow | Sequence[Tensor],
     reference: Flow,
@@ -235,6 +236,7 @@ def _states(flow: Flow, reference: Flow, calibration: Flow | None) -> dict[str, 
     return state_agreement(flow.states, reference, calibration)
 
 
+@torch.no_grad()
 def state_agreement(
     states: Sequence[Tensor], reference: Flow, calibration: Flow, *, cka: bool = True
 ) -> dict[str, np.ndarray]:

@@ -35,6 +35,11 @@ class PostNorm(Term):
         self.bias = Modes(torch.zeros(width), depth, **temporal)
         self.symbol = f"(g−1)z + b + {inner.post_symbol}"
 
+    @property
+    def autonomous(self) -> bool:
+        """Whether neither the inner term nor gain and bias depend on depth-time."""
+        return self.inner.autonomous and self.gain.modes == self.bias.modes == 1
+
     def state(self, t: float, z: Tensor) -> Tensor:
         """Return the hidden state `g z + b` that the inner term sees."""
         return self.gain(t).to(z.dtype) * z + self.bias(t).to(z.dtype)
@@ -141,8 +146,8 @@ class PDE(nn.Module):
 
     @property
     def autonomous(self) -> bool:
-        """Whether no coefficient depends on depth-time (a clock only says when the solution is read)."""
-        return all(m.modes == 1 for m in self.modules() if isinstance(m, Modes) and m is not self.clock)
+        """Whether no active term depends on depth-time (a clock only says when the solution is read)."""
+        return all(term.autonomous for term in self.active().values())
 
     def attention(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Return the attention at a state, (batch, heads, tokens, tokens), or None without an attention term."""
@@ -222,23 +227,16 @@ class TransformerPDE(PDE):
         epsilon: float = 1e-12,
         seed: int = 0,
     ):
-        if rank and temporal_modes != 1:
-            raise ValueError(f"rank {rank} with {temporal_modes} modes was given: a correction is one of a single law.")
-        if form not in ("pre", "post"):
-            raise ValueError(f"form {form!r} was given: choose 'pre' or 'post'.")
-        if normalisation not in NORMALISERS:
-            raise ValueError(f"normalisation {normalisation!r} was given: choose from {', '.join(NORMALISERS)}.")
+        see = _look(form, normalisation)
         temporal = {"depth": float(depth), "modes": temporal_modes, "basis": basis}
-        different: dict[str, Any] = {"rank": rank, "scaled": scaled}
-        see = NORMALISERS["none" if form == "post" else normalisation]
-        causal = lattice is not None and lattice.causal
+        matrices: dict[str, Any] = {**temporal, "rank": rank, "scaled": scaled}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             terms = _local_terms(lattice, width, diffusion, advection, order, temporal)
             if attention:
-                terms["attention"] = SelfAttention(width, heads, see, causal, **different, **temporal)
+                terms["attention"] = SelfAttention(width, heads, see, bool(lattice and lattice.causal), **matrices)
             if reaction:
-                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **different, **temporal)
+                terms["reaction"] = Reaction(width, hidden or 4 * width, see, activation, **matrices)
         if form == "post":
             terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
         ticks = Modes(torch.zeros(()), float(depth), int(depth), "piecewise") if clock else None
@@ -273,6 +271,15 @@ class TransformerPDE(PDE):
 
 def _paced(pace: Tensor, term: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     return pace * term(u)
+
+
+def _look(form: str, normalisation: str) -> Callable[[Tensor], Tensor]:
+    """Return what attention and reaction look at the state through."""
+    if form not in ("pre", "post"):
+        raise ValueError(f"form {form!r} was given: choose 'pre' or 'post'.")
+    if normalisation not in NORMALISERS:
+        raise ValueError(f"normalisation {normalisation!r} was given: choose from {', '.join(NORMALISERS)}.")
+    return NORMALISERS["none" if form == "post" else normalisation]
 
 
 def _local_terms(lattice: Lattice | None, width: int, diffusion, advection, order: int, temporal) -> dict[str, Term]:

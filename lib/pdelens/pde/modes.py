@@ -57,6 +57,8 @@ def matrix_modes(
     first: Tensor, depth: float, rank: int = 0, scaled: bool = False, parts: int = 1, **temporal
 ) -> "Modes":
     """Return a matrix's modes: with a rank one matrix corrected in each layer, `scaled` its rows so, else `Modes`."""
+    if rank and temporal.get("modes", 1) != 1:
+        raise ValueError(f"rank {rank} with {temporal['modes']} modes was given: a correction is one of a single law.")
     if rank:
         return LowRankModes(first, depth, round(depth), rank, parts)
     if scaled:

@@ -52,6 +52,11 @@ class Term(nn.Module):
     # It offers a formula of its own for a step (`exact_step`).
     exact = False
 
+    @property
+    def autonomous(self) -> bool:
+        """Whether the term is the same at all depth-times: one of your own is asked anew at each, unless it says so."""
+        return False
+
     def forward(self, t: float, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return this term's du/dt at depth-time t."""
         return self.frozen(t, mask)(u)
@@ -71,6 +76,15 @@ class Term(nn.Module):
         return None
 
 
+class ModalTerm(Term):
+    """A term whose coefficients alone know depth-time (`Modes`)."""
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether no coefficient depends on depth-time."""
+        return all(module.modes == 1 for module in self.modules() if isinstance(module, Modes))
+
+
 class Looking:
     """A frozen term that sees the state through a normalisation, which terms beside it may have computed already."""
 
@@ -82,7 +96,7 @@ class Looking:
         return self.added(self.normalise(u))
 
 
-class Diffusion(Term):
+class Diffusion(ModalTerm):
     """`D Laplacian(u)` with a diffusivity per channel, non-negative by construction.
 
     `softplus` keeps D positive; `initial` is its value at the start, in squared lattice units per unit of depth-time.
@@ -140,7 +154,7 @@ class Diffusion(Term):
         return u + F.pad(moved, (0, 0, *self.lattice.special))
 
 
-class Advection(Term):
+class Advection(ModalTerm):
     """`v . grad(u)` with a velocity per dimension and channel; upwind, or central."""
 
     symbol = "v·∇u"
@@ -168,7 +182,7 @@ class Advection(Term):
         return Bound(1 / speed, "upwind advection: |v| dt <= 1")
 
 
-class NonLocal(Term):
+class NonLocal(ModalTerm):
     """`(A(u) - I) u`, attention as a non-local operator (V = I), with one head over unit-norm logits.
 
     `A = softmax(beta <u_i, u_j>)`, self included. Row-stochastic, so explicit Euler obeys a maximum principle for `dt
@@ -196,7 +210,7 @@ class NonLocal(Term):
         return Bound(1.0, "row-stochastic relaxation (A - I): dt <= 1")
 
 
-class SelfAttention(Term):
+class SelfAttention(ModalTerm):
     """The residual-stream form: `W_o concat_h(A_h(n(u)) V_h n(u)) + b`, with queries, keys, values by one matrix.
 
     `normalise` is n, what the term looks through. General values may grow in the exact flow: that is the equation's
@@ -257,7 +271,7 @@ class SelfAttention(Term):
         return allowed
 
 
-class Reaction(Term):
+class Reaction(ModalTerm):
     """The token-wise residual: `W_2 activation(W_1 n(u) + b_1) + b_2`."""
 
     symbol = "R(n(u))"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdelens import Flow, compare, intervals, skill
+from pdelens import Chain, Flow, TransformerPDE, compare, integrate, intervals, skill
 from pdelens.agreement import nulls
 from pdelens.agreement.report import class_agreement, pooled_skill, state_agreement
 
@@ -150,3 +150,12 @@ def test_channels_that_never_move_have_no_r2():
     expected = state_agreement([u[..., [0, 1, 3]] for u in shifted], *[Flow([u[..., [0, 1, 3]] for u in states])] * 2)
     for name in R2[1:]:
         assert found[name] == pytest.approx(expected[name])
+
+
+def test_a_solution_that_carries_gradients_is_compared_as_it_is():
+    pde = TransformerPDE(8, 2, Chain(6), depth=2)
+    flow = integrate(pde, torch.randn(40, 6, 8))
+    assert flow.states[-1].requires_grad
+    given = nulls.attention_nulls(flow, flow)
+    report = compare(flow, flow, given, flow)
+    assert report.headline() == pytest.approx(1.0) and report.states["r2 pooled"] == pytest.approx([1.0, 1.0])

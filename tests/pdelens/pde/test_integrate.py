@@ -455,3 +455,21 @@ def test_a_reference_needs_modes_that_change():
     for module in pde.modules():
         if isinstance(module, Modes):
             assert float((module(0.0) - module(1.0)).detach().abs().max()) > 1e-3
+
+
+class Decay(Term):
+    """`-t u`, a term of a user's own that looks at depth-time: exp(-t^2 / 2)."""
+
+    def forward(self, t, u, mask=None):
+        return -t * u
+
+
+@pytest.mark.parametrize("method", ["rk4", "heun", "strang", "lie", "euler", "dopri5"])
+def test_a_term_of_ones_own_is_asked_at_every_depth_time(method):
+    pde = PDE({"decay": Decay(), "diffusion": Diffusion(Chain(3), 1, 0.1)}, Chain(3), depth=2)
+    assert not pde.autonomous
+    with pde.without("decay"):
+        assert pde.autonomous
+    u = torch.ones(1, 3, 1, dtype=torch.float64)
+    found = integrate(pde, u, [0, 2], method=method, substeps=2000, check_steps=False).states[-1]
+    assert float(found[0, 0, 0]) == pytest.approx(math.exp(-2), rel=2e-3)
