@@ -208,7 +208,7 @@ def _of_copula(fitted: Fit, made: Calibration, departure: float, because: str, w
     bias = float(made.informations.mean()) - made.copula.information
     value = fitted.information - bias
     margin = quantile(_FITS - 1, 0.975) * float(np.hypot(made.informations.std(ddof=1), departure))
-    return Calibrated(value, around([value], margin), _name(fitted), because, bias, warnings, elliptical=True)
+    return Calibrated(value, around(value, [], margin), _name(fitted), because, bias, warnings, elliptical=True)
 
 
 def _corrected(fitted: Fit, made: Calibration, found: _Misfit, shape: tuple[int, ...], own: np.ndarray) -> Calibrated:
@@ -246,12 +246,19 @@ def _corrected(fitted: Fit, made: Calibration, found: _Misfit, shape: tuple[int,
         f"A {_name(fitted)} of {truth:.3f} nats does not explain KSG ({found.data[place]:.3f} on the data, "
         f"{found.expected[place]:.3f} on samples of it): the difference was added, extrapolated to no neighbours."
     )
-    return Calibrated(value, around(values + reached, margin), "corrected ksg", because, bias, warnings)
+    return Calibrated(value, around(value, values + reached, margin), "corrected ksg", because, bias, warnings)
 
 
-def around(values: list[float], margin: float) -> tuple[float, float]:
-    """Return the range of the values with a margin at both ends, none of it below 0."""
-    return max(0.0, min(values) - margin), max(0.0, max(values) + margin)
+def around(value: float, others: list[float], margin: float) -> tuple[float, float]:
+    """Return the range of a value and others with a margin at both ends, none of it below 0 but for the value itself.
+
+    Information is not negative, an estimate of next to none may be.
+
+    >>> around(0.5, [0.375], 0.25), around(-0.02, [], 0.01)
+    ((0.125, 0.75), (-0.02, 0.0))
+    """
+    every = [value, *others]
+    return min(max(0.0, min(every) - margin), value), max(0.0, max(every) + margin)
 
 
 def _noise(found: _Misfit, own: np.ndarray, weights: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .auto import halves
 from .estimate import calibration
 from .methods import Estimator, chosen
-from .samples import pair, untied
+from .samples import at_least_one, pair, untied
 
 
 class Check(NamedTuple):
@@ -68,6 +68,7 @@ def check_estimator(x: Any, y: Any, method: str = "auto", *, neighbours: int = 1
     (['invariance', 'processing', 'additivity', 'calibration'], ())
     """
     plan = chosen(method)
+    at_least_one("neighbours", neighbours)
     estimator = plan.make(neighbours, seed)
     x, y = pair(x, y, 4 * neighbours + 4, f"4 (neighbours + 1) with neighbours={neighbours}, for random halves")
     generator, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)

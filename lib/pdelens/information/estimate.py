@@ -12,7 +12,7 @@ from torch import Tensor
 from .auto import Calibrated, around, calibrated, halves, quantile
 from .copulas import fit
 from .methods import Estimator, Method, chosen
-from .samples import pair, untied
+from .samples import at_least_one, pair, untied
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def mutual_information(
     """
     started = time.perf_counter()
     plan = chosen(method)
-    if neighbours < 1 or shuffles < 1:
-        raise ValueError(f"neighbours={neighbours} and shuffles={shuffles} were given: at least 1 of each is wanted.")
+    for name, count in (("neighbours", neighbours), ("shuffles", shuffles)):
+        at_least_one(name, count)
     x, y, notes = _admitted(x, y, plan, neighbours, seed)
     random = np.random.default_rng(seed)
     if method == "auto":
@@ -161,7 +161,7 @@ def _plainly(x: Tensor, y: Tensor, method: str, estimator: Estimator, random: np
     margin = quantile(max(plan.halves // 2, 1), 0.975) * spread
     if not plan.repeats:
         because = "It was asked for by name. It is a quantity of its own, so that no bias is stated."
-        return Calibrated(value, around([value], margin), method, because, math.nan, ())
+        return Calibrated(value, around(value, [], margin), method, because, math.nan, ())
     truth, drawn = calibration(x, y, estimator, information=value, repeats=plan.repeats, seed=random)
     bias = float(drawn.mean()) - truth
     notes = ()
@@ -171,7 +171,7 @@ def _plainly(x: Tensor, y: Tensor, method: str, estimator: Estimator, random: np
             f"On samples of a fitted copula with {truth:.3f} nats, same size, the method's bias is "
             f"{bias:+.3f}: more than 20 %.",
         )
-    interval = around([value, value - bias], margin)
+    interval = around(value, [value - bias], margin)
     return Calibrated(value, interval, method, "It was asked for by name.", bias, notes)
 
 

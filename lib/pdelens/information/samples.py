@@ -1,21 +1,25 @@
 """What the information estimators are given: what is let in, what is mended and said, what is turned away."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# Distance of two neighbours in single precision, of their size, and some room.
+_ROUNDING = 1e-6
 
 
 def as_samples(values: Any, name: str) -> Tensor:
     """Return values as (samples, columns) in float64; one number a sample is one column.
 
-    Raises ValueError for other shapes, for nothing, for what is not a finite number, and for a column that never
-    changes.
+    Tensors, arrays, lists and tables (of pandas, say) are welcome. Raises ValueError for other shapes, for nothing,
+    for masked entries, for what is not a finite real number, and for a column that never changes.
 
     >>> as_samples([1.0, 2.0, 4.0], "x").shape
     torch.Size([3, 1])
     """
-    tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    tensor = _as_tensor(values, name).detach().to("cpu", torch.float64)
     if tensor.ndim == 1:
         tensor = tensor[:, None]
     if tensor.ndim != 2 or not tensor.numel():
@@ -27,6 +31,36 @@ def as_samples(values: Any, name: str) -> Tensor:
     if constant and len(tensor) > 1:
         raise ValueError(f"Column {constant[0]} of {name} is constant and carries no information: leave it out.")
     return tensor.contiguous()
+
+
+def _as_tensor(values: Any, name: str) -> Tensor:
+    """Return values as a tensor of real numbers, or say what they are instead."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        hidden = int(np.ma.getmaskarray(values).sum())
+        raise ValueError(f"{name} has {hidden} masked entries: leave out those pairs.")
+    if not isinstance(values, Tensor):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(f"{name} is no table of numbers ({error}): rows of one length are wanted.") from None
+        if values.dtype.kind not in "biufc":
+            raise ValueError(f"{name} holds {values.dtype} entries: numbers are wanted.")
+        values = torch.from_numpy(np.array(values))  # a copy: what is not writable torch takes with a warning
+    if values.is_complex():
+        raise ValueError(f"{name} is complex: give real and imaginary parts as two columns.")
+    return values
+
+
+def at_least_one(name: str, count: Any) -> None:
+    """Raise ValueError unless a count is a whole number from 1 up.
+
+    >>> at_least_one("neighbours", 2.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: neighbours=2.5 was given: a whole number, at least 1, is wanted.
+    """
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name}={count!r} was given: a whole number, at least 1, is wanted.")
 
 
 def pair(x: Any, y: Any, at_least: int, why: str) -> tuple[Tensor, Tensor]:
@@ -64,8 +98,11 @@ def untied(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
             f"{repeated} of {len(both)} pairs are exact repeats of others: nearest neighbours take a repeat for "
             "dependence; leave repeats out."
         )
-    x, y = _jittered(x, "x", generator, notes), _jittered(y, "y", generator, notes)
-    return x, y, tuple(notes)
+    mended, ties = [], []
+    for values, name in ((x, "x"), (y, "y")):
+        columns = [_jittered(column, f"column {n} of {name}", generator, ties) for n, column in enumerate(values.T)]
+        mended.append(torch.stack(columns, 1))
+    return mended[0], mended[1], (*notes, *_told(ties, len(x)))
 
 
 def is_labels(column: Tensor) -> bool:
@@ -77,22 +114,40 @@ def is_labels(column: Tensor) -> bool:
     return bool((column == column.round()).all()) and 10 * len(column.unique()) <= len(column)
 
 
-def _jittered(values: Tensor, name: str, generator: torch.Generator, notes: list[str]) -> Tensor:
-    mended = values.clone()
-    for index, column in enumerate(values.T):
-        distinct, counts = column.unique(return_counts=True)
-        tied = int(counts[counts > 1].sum())
-        if not tied:
-            continue
-        if is_labels(column):
-            raise ValueError(
-                f"Column {index} of {name} has {len(distinct)} whole numbers in {len(column)} samples, class labels "
-                "by the look of them: this method needs continuous values; take method='binned' or method='probe'."
-            )
-        gap = float(distinct.diff().min())
-        mended[:, index] += gap * (torch.rand(len(column), generator=generator, dtype=torch.float64) - 0.5)
-        notes.append(
-            f"{tied} of {len(column)} values of column {index} of {name} are tied: "
-            f"uniform noise of width {gap:.3g} was added."
+class _Tie(NamedTuple):
+    """What was mended of one column: how many of its values are tied, and how wide the noise is."""
+
+    column: str
+    tied: int
+    width: float
+
+
+def _jittered(column: Tensor, name: str, generator: torch.Generator, ties: list[_Tie]) -> Tensor:
+    distinct, counts = column.unique(return_counts=True)
+    tied = int(counts[counts > 1].sum())
+    if not tied:
+        return column
+    if is_labels(column):
+        raise ValueError(
+            f"{name[0].upper()}{name[1:]} has {len(distinct)} whole numbers in {len(column)} samples, class labels "
+            "by the look of them: this method needs continuous values; take method='binned' or method='probe'."
         )
-    return mended
+    gap = float(distinct.diff().min())
+    # As narrow as single precision at this size rounds: nobody need believe anything else for it.
+    if gap > _ROUNDING * float(column.abs().max()):
+        ties.append(_Tie(name, tied, gap))
+    return column + gap * (torch.rand(len(column), generator=generator, dtype=torch.float64) - 0.5)
+
+
+def _told(ties: list[_Tie], samples: int) -> tuple[str, ...]:
+    """Return one sentence on all ties, none where there are none."""
+    if not ties:
+        return ()
+    most = max(ties, key=lambda tie: tie.tied)
+    if len(ties) == 1:
+        start = f"{most.tied} of {samples} values of {most.column} are tied"
+        return (f"{start}: uniform noise of width {most.width:.3g} was added.",)
+    return (
+        f"{len(ties)} columns have tied values (most, {most.tied} of {samples}, {most.column}): uniform noise as wide "
+        f"as each one's smallest gap was added ({most.width:.3g} there).",
+    )

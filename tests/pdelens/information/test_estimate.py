@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -163,7 +164,7 @@ def test_bad_input_is_turned_away_in_one_sentence(x, y, message):
 def test_unknown_settings_are_turned_away():
     with pytest.raises(ValueError, match="method='knn' was given: 'auto' or one of ksg"):
         mutual_information(*normals(), "knn")
-    with pytest.raises(ValueError, match="neighbours=0 and shuffles=100"):
+    with pytest.raises(ValueError, match="neighbours=0 was given: a whole number"):
         mutual_information(*normals(), neighbours=0)
 
 
@@ -232,3 +233,48 @@ def test_a_calibration_sample_has_the_information_asked_for():
     x, y = normals(2000)
     truth, found = estimate.calibration(x, y, methods.METHODS["gaussian"].make(10, 0), information=1.0, repeats=6)
     assert truth == pytest.approx(1.0) and found.mean() == pytest.approx(1.0, abs=0.05) and found.std() > 0
+
+
+def test_ties_are_told_once_and_rounding_not_at_all():
+    generator = torch.Generator().manual_seed(0)
+    single = torch.randn(20_000, 4, generator=generator).float()
+    assert any(len(column.unique()) < len(column) for column in single.T), "single precision makes ties"
+    x, y, notes = samples.untied(single[:, :2].double(), single[:, 2:].double(), torch.Generator().manual_seed(0))
+    assert notes == () and all(len(column.unique()) == 20_000 for column in torch.cat([x, y], 1).T)
+    rounded = (10 * torch.randn(400, 3, generator=generator).double()).round() / 10
+    _, _, notes = samples.untied(rounded[:, :2], rounded[:, 2:], torch.Generator().manual_seed(0))
+    assert len(notes) == 1 and notes[0].startswith("3 columns have tied values (most, ") and "0.1 there" in notes[0]
+
+
+def test_a_value_is_inside_its_own_interval():
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        found = mutual_information(random.normal(size=200), random.normal(size=200), shuffles=5)
+        assert found.interval[0] <= found.value <= found.interval[1], seed
+
+
+def test_tables_are_welcome_and_what_is_no_number_is_named():
+    random = np.random.default_rng(0)
+    x = random.normal(size=300)
+    y = x + 0.3 * random.normal(size=300)
+    plain = mutual_information(x, y, "gaussian", shuffles=5).value
+    for given in (pandas.DataFrame({"a": x}), pandas.Series(x), x.tolist(), np.ma.masked_array(x), x[::-1][::-1]):
+        assert mutual_information(given, y, "gaussian", shuffles=5).value == pytest.approx(plain)
+    for wrong, says in (
+        (np.ma.masked_less(y, 0.0), r"y has \d+ masked entries: leave out those pairs"),
+        (x + 1j * y, "y is complex: give real and imaginary parts as two columns"),
+        (torch.complex(torch.tensor(x), torch.tensor(y)), "y is complex"),
+        (["a"] * 300, "y holds <U1 entries: numbers are wanted"),
+        ([[1.0, 2.0], [3.0]], "y is no table of numbers"),
+        ([None] * 300, "y holds object entries"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            mutual_information(x, wrong, "gaussian", shuffles=5)
+
+
+@pytest.mark.parametrize("count", [2.5, 0, -1, True, "3", float("nan")])
+def test_counts_are_whole_numbers(count):
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    for name in ("neighbours", "shuffles"):
+        with pytest.raises(ValueError, match=f"{name}=.* was given: a whole number, at least 1, is wanted"):
+            mutual_information(x[:, 0], x[:, 1], "gaussian", **{name: count})
