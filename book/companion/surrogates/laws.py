@@ -1,7 +1,7 @@
 """The ladder of laws: how many one equation needs until its converged attention is the teacher's, by budget.
 
-All rungs are calibrated by one recipe (`RECIPE`), chosen on the validation split of seed 0, and at the same budgets:
-right-hand sides times examples, each twice the one before.
+All rungs are calibrated by one of two recipes (`FORCED`, `ROLLED`), chosen on the validation split of seed 0, and at
+the same budgets: right-hand sides times examples, each twice the one before. What the other recipe gives stands beside.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,13 @@ from ..teachers.teacher import MINILM, PRETRAINED
 from .specs import ONE_STEP, Spec, specs_of
 
 LAWS = "laws-"
-# Steps crowd at the entry, where a small embedding is carried far at once; half of them start each layer from the
-# teacher's own state; and the field is asked to go straight, so that the steps resolve it.
-ENTRY = {"entry": (1 / 256, 1 / 64, 1 / 16, 1 / 4), "graded": (*((1, 1),) * 4, (1, 2))}
-RECIPE = replace(ONE_STEP, method="heun", batch=8, forced=0.5, doubled=0.1, smooth=0.1, **ENTRY)
+# Steps crowd at the entry, where a small embedding is carried far at once, and the field is asked to go straight, so
+# that few of them resolve it. Laws that may change with depth follow the layers from the teacher's own states first
+# (`FORCED`); a single law can't, and learns to roll out early, by single Lie steps first (`ROLLED`).
+ENTRY: dict[str, Any] = {"entry": (1 / 256, 1 / 64, 1 / 16, 1 / 4), "graded": (*((1, 1),) * 4, (1, 2))}
+CONVERGED = replace(ONE_STEP, method="heun", batch=8, smooth=0.1, **ENTRY)
+FORCED = replace(CONVERGED, forced=0.5, doubled=0.1)
+ROLLED = replace(CONVERGED, forced=0.12, coarse=0.32, doubled=0.25)
 STEP = replace(ONE_STEP, batch=8)
 SIZED: dict[str, Any] = {"normalisation": "layer+size"}
 _UNSHARED: dict[str, Any] = {"temporal_modes": 6, "basis": "piecewise"}
@@ -39,20 +42,26 @@ STEPPED = {"k1-one-step": EQUATIONS["k1"], "k3-one-step": EQUATIONS["k3"], "bloc
 
 
 def recipe(name: str, supervision: str = "attention+states") -> Plan:
-    """Return how a rung is calibrated."""
-    return replace(STEP if name in STEPPED else RECIPE, supervision=supervision)
+    """Return how a rung is calibrated; the ending `-rolled` or `-forced` asks for the other recipe than its own."""
+    if name in STEPPED:
+        plan = STEP
+    elif name.endswith(("-rolled", "-forced")):
+        plan = ROLLED if name.endswith("-rolled") else FORCED
+    else:
+        plan = ROLLED if name.startswith(("k1", "segments1")) else FORCED
+    return replace(plan, supervision=supervision)
 
 
 def law(name: str, teacher: str, seed: int, budget: int, supervision: str = "attention+states") -> Spec:
     """Return one rung of a teacher (such as "image-patch4") and seed at a number of the smallest budgets."""
-    plain = name.removesuffix("-no-diffusion")
+    plain = name.removesuffix("-no-diffusion").removesuffix("-rolled").removesuffix("-forced")
     # Diffusion sees both neighbours, a causal teacher the past alone.
-    local = teacher != LANGUAGE and plain == name
+    local = teacher != LANGUAGE and not name.endswith("-no-diffusion")
     equation: Mapping[str, Any] = STEPPED.get(plain) or EQUATIONS[plain]
     if not local:
         equation = {**equation, "diffusion": None}
     family = f"{LAWS}{name}" + "-states" * (supervision == "states") + f"-b{budget}"
-    return Spec(family, f"{teacher}-seed{seed}", seed, equation, recipe(plain, supervision), budget=float(budget))
+    return Spec(family, f"{teacher}-seed{seed}", seed, equation, recipe(name, supervision), budget=float(budget))
 
 
 TEACHERS = ("image-patch4", "text-classifier")
@@ -77,7 +86,8 @@ PRETRAINED_BUDGET = 0.5
 
 def pretrained_law(name: str, teacher: str) -> Spec:
     """Return one calibration to a pretrained model; its states are of one size until the last layers: no entry."""
-    plan = replace(STEP if name in BLOCKS else replace(RECIPE, entry=(), graded=((1, 2),)), batch=4, peak_rate=5e-3)
+    plan = STEP if name in BLOCKS else replace(recipe(name), entry=(), graded=((1, 2),))
+    plan = replace(plan, batch=4, peak_rate=5e-3)
     equation = BLOCKS.get(name) or {**SEGMENTS[name], **({} if teacher == MINILM else SIZED)}
     return Spec(f"{LAWS}{name}", teacher, 0, equation, plan, budget=PRETRAINED_BUDGET)
 
@@ -98,6 +108,7 @@ def law_specs(scale: str) -> list[Spec]:
     language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k1", "k3")]
     every = range(SEEDS if scale == "full" else 1)
     names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
+    names += ("k1-forced", "k3-rolled")
     names += ("k1-plain", "k1-size", "k1-clock", *(f"rank{rank}" for rank in RANKS))
     others = [law(name, teacher, seed, OTHER_BUDGET) for name in names for teacher in TEACHERS for seed in every]
     states = [law("k3", teacher, seed, OTHER_BUDGET, "states") for teacher in TEACHERS for seed in every]

@@ -91,6 +91,10 @@ def fit(
     >>> bool((found.pde.terms["diffusion"].diffusivity(0.0) > 0.25).all())
     True
     """
+    if plan is not None and settings:
+        raise ValueError(
+            f"a plan and {', '.join(settings)} were given: put settings into the plan, or give them alone."
+        )
     plan = Plan(**settings) if plan is None else plan
     validation = None if plan.supervision == "labels" else validation
     if plan.supervision in ("labels", "attention+states+logits") and readout is None:
@@ -102,7 +106,8 @@ def fit(
     loop.about, scales = about, best.pop("scales", None)
     for number in loop:
         flow, labels = _drawn(flows, generator_for(plan.seed, number), plan.batch)
-        scales = _variances(flow) if scales is None else scales
+        if scales is None:
+            scales = _fitting(pde, flow, plan)
         loss = _guarded(partial(_loss, pde, flow, labels, plan, scales, readout, number), number, path)
         loop.descend(loss, partial(torch.nn.utils.clip_grad_norm_, pde.parameters(), 1.0))
         if loop.due(plan.validate_every):
@@ -163,9 +168,34 @@ def _drawn(flows: Flows, generator: torch.Generator, batch: int) -> tuple[Flow, 
     return flow.detach(), labels  # a teacher's Flow is data, whatever made it
 
 
-def _variances(flow: Flow) -> Tensor:
-    """Variance of the teacher's states about their mean over examples, per depth from 1, (layers,)."""
-    return torch.stack([(s - s.mean(0)).square().mean() for s in flow.states[1:]]).detach()
+def _fitting(pde: PDE, flow: Flow, plan: Plan) -> Tensor:
+    """Return the variance of the teacher's states about their mean over examples, per depth from 1, (layers,).
+
+    Refuses a Flow that the equation can't be calibrated to.
+    """
+    if not flow.states:
+        raise ValueError("a Flow without states was given: an equation starts at the state at depth 0.")
+    if "attention" in plan.supervision and not flow.attention:
+        raise ValueError(
+            f"supervision {plan.supervision!r} was asked for, but the Flow has no attention: capture it with "
+            "attention='weights', or use supervision='states'."
+        )
+    if float(flow.depths[-1]) > pde.depth + 1e-6:
+        raise ValueError(
+            f"the Flow reaches depth {float(flow.depths[-1]):g}, but the equation's depth is {pde.depth:g}: one unit "
+            "for each layer is wanted."
+        )
+    if plan.supervision == "labels":
+        return torch.ones(flow.layers)
+    keep = flow.mask[..., None]
+    means = [(s * keep).sum(0) / keep.sum(0).clamp_min(1) for s in flow.states[1:]]
+    scales = torch.stack([(s - m)[flow.mask].square().mean() for s, m in zip(flow.states[1:], means, strict=True)])
+    if not bool((scales > 0).all()):
+        raise ValueError(
+            f"the teacher's states have no variance over {flow.examples} example(s), by which their errors are "
+            "measured: give different examples, and more than one a batch."
+        )
+    return scales.detach()
 
 
 def _optimizer(pde: PDE, plan: Plan) -> torch.optim.Optimizer:
@@ -231,7 +261,7 @@ def _supervised(states, maps, flow: Flow, labels, plan: Plan, scales: Tensor, re
         return F.cross_entropy(_classes(readout, states[-1], flow), labels)
     loss = _state_loss(states, flow.states, flow, scales)
     if "attention" in plan.supervision and maps:  # an equation without attention is held to the states alone
-        loss = loss + _attention_loss(maps, flow, plan)
+        loss = loss + _attention_loss(maps, flow)
     if "logits" in plan.supervision:
         ours, theirs = (_classes(readout, state, flow).log_softmax(-1) for state in (states[-1], flow.states[-1]))
         loss = loss + F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
@@ -252,21 +282,13 @@ def _state_loss(ours, theirs, flow: Flow, scales: Tensor) -> Tensor:
     return torch.stack(parts).mean()
 
 
-def _attention_loss(maps, flow: Flow, plan: Plan) -> Tensor:
+def _attention_loss(maps, flow: Flow) -> Tensor:
     """Return KL(teacher, PDE) in nats, mean over layers, heads and real rows."""
     parts = []
     for ours, theirs in zip(maps, flow.attention, strict=True):
         rows = (torch.xlogy(theirs, theirs) - theirs * ours.clamp_min(1e-12).log()).sum(-1)  # (batch, heads, queries)
         parts.append(rows.transpose(1, 2)[flow.mask].mean())
-        if plan.cosine:
-            keep = flow.mask[:, None, :, None].to(ours.dtype)
-            a, b = (ours * keep).flatten(2), (theirs * keep).flatten(2)
-            parts[-1] = parts[-1] + plan.cosine * (1 - F.cosine_similarity(a, b, dim=-1)).mean()
-    every = torch.stack(parts)
-    if plan.worst:
-        weights = (every.detach() / every.detach().mean()).pow(plan.worst)
-        every = every * weights / weights.mean()
-    return every.mean()
+    return torch.stack(parts).mean()
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """What a calibration does: its supervision, and the policy by which it steps depth-time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 
-from .schemes import Steps
+from .schemes import SCHEMES, Steps
 
 OPTIMIZERS = ("muon", "adam")
 SUPERVISIONS = ("states", "attention+states", "attention+states+logits", "labels")
@@ -40,8 +41,6 @@ class Plan:
     refinement: float = 0.0
     forced: float = 0.0
     coarse: float = 0.0
-    cosine: float = 0.0
-    worst: float = 0.0
     smooth: float = 0.0
     doubled: float = 0.0
     method: str = "lie"
@@ -65,6 +64,18 @@ class Plan:
             raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
+        if self.method not in SCHEMES or SCHEMES[self.method].step is None:
+            known = ", ".join(name for name, scheme in SCHEMES.items() if scheme.step is not None)
+            raise ValueError(f"method {self.method!r} was given: choose from {known}.")
+        for name, least in (("steps", 1), ("batch", 1), ("validate_every", 1), ("patience", 0)):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise ValueError(f"{name}={count!r} was given: a whole number, at least {least}, is wanted.")
+        for name, least in (("peak_rate", 1e-300), ("refinement", 0.0), ("smooth", 0.0)):
+            value = getattr(self, name)
+            if not least <= value < math.inf:
+                wanted = "above 0" if least else "not below 0"
+                raise ValueError(f"{name}={value!r} was given: a number {wanted} is wanted.")
         for name, share in (("forced", self.forced), ("coarse", self.coarse), ("doubled", self.doubled)):
             if not 0 <= share <= 1:
                 raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")

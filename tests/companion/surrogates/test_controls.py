@@ -44,7 +44,7 @@ def test_a_control_resumes_and_is_kept(tmp_path):
     assert list(tmp_path.glob("*.checkpoint*"))
     found = perform(job, run)
     assert isinstance(found, dict) and len(found["diffusivity"]) == len(found["true diffusivity"]) == controls.WIDTH
-    assert found["plan"]["graded"] == laws.RECIPE.graded and found["plan"]["steps"] == 2
+    assert found["plan"]["graded"] == laws.ROLLED.graded and found["plan"]["steps"] == 2
     assert job.recorded(run) == json.loads(json.dumps(found)) and not list(tmp_path.glob("*.checkpoint*"))
 
 

@@ -19,16 +19,20 @@ def test_no_two_calibrations_have_one_name():
 
 
 def test_rungs_that_are_compared_differ_in_nothing_but_the_equation_and_the_seed():
-    """One recipe serves all: what is solved converged steps alike, and spends the same right-hand sides."""
+    """One law has its recipe and more have theirs; what is solved steps alike, and spends the same right-hand sides."""
     for scale in ("book", "full"):
         for spec in (one for one in laws.law_specs(scale) if one.teacher not in PRETRAINED):
-            stepped = any(spec.family.startswith(f"laws-{name}-b") for name in laws.STEPPED)
-            wanted = laws.STEP if stepped else laws.RECIPE
+            name = spec.family.removeprefix("laws-").rsplit("-b", 1)[0]
+            wanted = laws.ROLLED if name.startswith("k1") else laws.FORCED
+            wanted = {"k1-forced": laws.FORCED, "k3-rolled": laws.ROLLED}.get(name, wanted)
+            wanted = laws.STEP if name in laws.STEPPED else wanted
             assert {**asdict(spec.plan), "supervision": ""} == {**asdict(wanted), "supervision": ""}, spec.name
             assert spec.plan.supervision == ("states" if "-states" in spec.name else "attention+states")
             once = right_hand_sides(asdict(spec.plan), 6) * spec.plan.batch
             spent, given = spec.steps(scale) * once, spec.budget * specs.BUDGET[scale]
             assert abs(spent - given) <= once / 2, spec.name
+    for part in ("method", "entry", "graded", "smooth", "batch", "peak_rate"):
+        assert getattr(laws.ROLLED, part) == getattr(laws.FORCED, part)
 
 
 def test_the_main_rungs_have_five_seeds_and_a_curve_of_doubled_budgets():
@@ -51,7 +55,9 @@ def test_every_rung_can_be_built_and_has_the_parameters_that_its_name_says():
             name = spec.family.removeprefix("laws-").rsplit("-b", 1)[0]
             shares[name] = image.share(sum(value.numel() for value in pde.parameters()))
             assert ("diffusion" in pde.terms) == (name not in ("k1-no-diffusion", "k3-no-diffusion", "blocks"))
-            assert (pde.clock is not None) == (name in ("k1", "k1-one-step", "k1-no-diffusion", "k1-clock")), name
+            assert (pde.clock is not None) == (
+                name in ("k1", "k1-one-step", "k1-no-diffusion", "k1-clock", "k1-forced")
+            ), name
     assert shares["k1"] == pytest.approx(0.1675, abs=5e-4)  # counted: the size's column and the clock's six numbers
     for modes in (2, 3, 4, 6):
         assert shares[f"k{modes}"] == pytest.approx(modes * shares["k1-size"], rel=1e-6)

@@ -243,3 +243,57 @@ def test_bad_plans_are_named():
         Plan(smooth=0.1)
     with pytest.raises(ValueError, match="from 1 up"):
         Plan(substeps=(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"method": "rk45"}, "method 'rk45' was given: choose from euler, heun, rk4, lie, strang"),
+        ({"method": "dopri5"}, "method 'dopri5' was given: choose from"),
+        ({"steps": 0}, "steps=0 was given: a whole number, at least 1"),
+        ({"steps": 2.5}, "steps=2.5 was given: a whole number"),
+        ({"batch": -1}, "batch=-1 was given"),
+        ({"validate_every": 0}, "validate_every=0 was given"),
+        ({"patience": -2}, "patience=-2 was given: a whole number, at least 0"),
+        ({"peak_rate": 0.0}, "peak_rate=0.0 was given: a number above 0"),
+        ({"peak_rate": float("nan")}, "peak_rate=nan was given"),
+        ({"refinement": -1.0}, "refinement=-1.0 was given: a number not below 0"),
+        ({"smooth": float("inf"), "method": "heun"}, "smooth=inf was given"),
+        ({"coarse": 1.5}, r"a share of 1.5 coarse steps was given"),
+    ],
+)
+def test_every_setting_of_a_plan_is_looked_at(settings, says):
+    with pytest.raises(ValueError, match=says):
+        Plan(**settings)
+
+
+def test_what_an_equation_cannot_be_calibrated_to_is_named(teacher):
+    with pytest.raises(ValueError, match="a plan and steps were given: put settings into the plan"):
+        fit(small(), teacher, Plan(), steps=3)
+    alone = Flow(teacher.states)
+    with pytest.raises(ValueError, match="'attention.states' was asked for, but the Flow has no attention"):
+        fit(small(), alone, steps=2, supervision="attention+states")
+    with pytest.raises(ValueError, match=r"no variance over 1 example\(s\)"):
+        fit(small(), teacher.select(slice(0, 1)), steps=2)
+    with pytest.raises(ValueError, match="the Flow reaches depth 3, but the equation's depth is 2"):
+        fit(TransformerPDE(8, 2, Chain(6), depth=2), teacher, steps=2)
+    with pytest.raises(ValueError, match="a Flow without states was given"):
+        fit(small(), Flow(attention=teacher.attention), steps=2)
+
+
+def test_padding_does_not_decide_how_errors_are_measured(teacher):
+    """Padded equals cropped: garbage behind the real tokens changes neither the scales nor the loss."""
+    states = [torch.cat([s, 1e3 * torch.randn(len(s), 2, 8)], 1) for s in teacher.states]
+    maps = [torch.nn.functional.pad(a, (0, 2, 0, 2)) for a in teacher.attention]
+    mask = (torch.arange(8) < 6).expand(teacher.examples, 8)
+    padded, plan = Flow(states, maps, mask), Plan(supervision="attention+states")
+    scales = [fitting._fitting(small(), flow, plan) for flow in (teacher, padded)]
+    torch.testing.assert_close(*scales)
+    ours = integrate(small(seed=3), teacher.states[0])
+    wide = [torch.cat([s, torch.randn(len(s), 2, 8)], 1) for s in ours.states]
+    wide_maps = [torch.nn.functional.pad(a, (0, 2, 0, 2), value=0.3) for a in ours.attention]
+    losses = [
+        fitting._supervised(states, maps, flow, None, plan, scales[0], None)
+        for states, maps, flow in ((ours.states, ours.attention, teacher), (wide, wide_maps, padded))
+    ]
+    torch.testing.assert_close(*losses)
