@@ -271,7 +271,7 @@ def test_what_an_equation_cannot_be_calibrated_to_is_named(teacher):
     with pytest.raises(ValueError, match="a plan and steps were given: put settings into the plan"):
         fit(small(), teacher, Plan(), steps=3)
     alone = Flow(teacher.states)
-    with pytest.raises(ValueError, match="'attention.states' was asked for, but the Flow has no attention"):
+    with pytest.raises(ValueError, match=r"'attention\+states' was asked for, but the Flow has no attention"):
         fit(small(), alone, steps=2, supervision="attention+states")
     with pytest.raises(ValueError, match=r"no variance over 1 example\(s\)"):
         fit(small(), teacher.select(slice(0, 1)), steps=2)
@@ -289,6 +289,11 @@ def test_padding_does_not_decide_how_errors_are_measured(teacher):
     padded, plan = Flow(states, maps, mask), Plan(supervision="attention+states")
     scales = [fitting._fitting(small(), flow, plan) for flow in (teacher, padded)]
     torch.testing.assert_close(*scales)
+    # Examples of different lengths: whatever stands behind their ends.
+    ragged = torch.arange(8) < (3 + torch.arange(teacher.examples) % 5)[:, None]
+    even = [torch.full_like(a, 1 / 8) for a in maps]
+    filled = [Flow([torch.where(ragged[..., None], s, fill) for s in states], even, ragged) for fill in (0.0, 1e3)]
+    torch.testing.assert_close(*(fitting._fitting(small(), flow, plan) for flow in filled))
     ours = integrate(small(seed=3), teacher.states[0])
     wide = [torch.cat([s, torch.randn(len(s), 2, 8)], 1) for s in ours.states]
     wide_maps = [torch.nn.functional.pad(a, (0, 2, 0, 2), value=0.3) for a in ours.attention]
