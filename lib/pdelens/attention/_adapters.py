@@ -41,12 +41,16 @@ def attribute(hooks: Reading, original: Callable) -> Callable:
     return attend
 
 
-def _interface(hooks: Reading, base: Callable) -> Callable:
-    """Return what stands in transformers' attention interface while recording."""
+def _interface(hooks: Reading, base: Callable, eager: bool, recorded: bool) -> Callable:
+    """Return what stands in transformers' attention interface while recording.
+
+    `base` makes the outputs; it may be another recording's (`recorded`), which then has to see the call too. An `eager`
+    model gives its weights to whoever asks for them.
+    """
 
     def attend(module, query, key, value, attention_mask, scaling=None, is_causal=None, **kwargs):
         unread = [name for name in _UNREAD if kwargs.get(name) is not None]
-        if unread and hooks.needs_maps:
+        if unread:
             raise CaptureError(
                 f"{type(module).__name__} changes its attention weights by {', '.join(unread)}, which is not read "
                 "here: load the model with attn_implementation='eager' and output_attentions=True instead."
@@ -64,14 +68,17 @@ def _interface(hooks: Reading, base: Callable) -> Callable:
         )
         # Dropout and gradients go through the kernel that was meant for them.
         tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-        layer, mixed = hooks.seen(call, mix=call.plain and not kwargs.get("dropout") and not tracked)
+        own = call.plain and not (kwargs.get("dropout") or tracked or eager or recorded)
+        layer, mixed = hooks.seen(call, mix=own)
+        weights = None
         if hooks.rewrite is not None:
             mixed = hooks.rewrite(layer, call)
-        if mixed is None and call.softcap is not None:
-            # The fused kernel has no soft cap; its own explicit form does.
-            mixed = call.weights() @ call.values()
+        elif mixed is None and not recorded and not kwargs.get("dropout") and (eager or call.softcap is not None):
+            # The fused kernel keeps its weights to itself, and knows no soft cap.
+            weights = call.weights()
+            mixed = weights @ call.values()
         if mixed is not None:
-            return mixed.transpose(1, 2).contiguous(), None
+            return mixed.transpose(1, 2).contiguous(), weights if eager else None
         return base(module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **kwargs)
 
     return attend
@@ -86,8 +93,10 @@ def huggingface(hooks: Reading, model: Any) -> Iterator[None]:
 
     configurations = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configurations.items()}
-    name = f"pdelens_{id(hooks)}"  # its own name, so that recordings may overlap
-    AttentionInterface.register(name, _interface(hooks, sdpa_attention_forward))
+    name, prior = f"pdelens_{id(hooks)}_{id(model)}", model.config._attn_implementation  # recordings may overlap
+    recorded = str(prior).startswith("pdelens_")
+    base = AttentionInterface._global_mapping[prior] if recorded else sdpa_attention_forward
+    AttentionInterface.register(name, _interface(hooks, base, prior == "eager", recorded))
     AttentionMaskInterface.register(name, sdpa_mask)
     try:
         model.set_attn_implementation(name)
@@ -100,27 +109,36 @@ def huggingface(hooks: Reading, model: Any) -> Iterator[None]:
 
 
 def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callable, Callable]:
-    """Return the hooks that make a MultiheadAttention give its maps, and take them from it."""
-    asked: list[bool] = []
+    """Return the hooks that read what a MultiheadAttention is given, and leave its call as it is.
+
+    One that adds keys of its own is made to give its maps, and whoever had asked for weights gets those asked for.
+    """
+    adds_keys = attention.bias_k is not None or attention.add_zero_attn
+    asked: list[dict[str, Any]] = []
 
     def before(module: Any, args: tuple, kwargs: dict):
         hooks.sequence_first = not attention.batch_first
-        names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+        names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        asked.append(given.get("need_weights", True))
-        if not hooks.needs_maps:
+        if not (adds_keys and hooks.needs_maps):
             hooks.seen(multihead_call(module, given))
             return None
+        if module.training and module.dropout:
+            raise CaptureError(
+                "this MultiheadAttention adds keys of its own and is in training mode, so its weights come after "
+                "dropout: call model.eval() first."
+            )
+        asked.append(given)
         return (), {**given, "need_weights": True, "average_attn_weights": False}
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
-        wanted = asked.pop()
-        if not hooks.needs_maps:
+        if not asked:
             return None
-        mixed, weights = output
+        given, (mixed, weights) = asked.pop(), output
         hooks.seen(None, weights)
-        # Who had asked for weights gets those of the default: averaged over heads.
-        return mixed, weights.mean(1) if wanted else None
+        if not given.get("need_weights", True):
+            return mixed, None
+        return mixed, weights.mean(1) if given.get("average_attn_weights", True) else weights
 
     return before, after
 

@@ -244,10 +244,19 @@ def hooked(
                 original: Any = module.attend
                 vars(module)["attend"] = attribute(hooks, original)
                 undo.callback(vars(module).__setitem__, "attend", original)
-        if hasattr(model, "set_attn_implementation"):
-            undo.enter_context(huggingface(hooks, model))
+        for inner in _interface_models(model):
+            undo.enter_context(huggingface(hooks, inner))
         hook(model.register_forward_hook(hooks.end))
         yield hooks
+
+
+def _interface_models(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the models that attend through transformers' interface: this one, or the outermost ones inside it."""
+    if hasattr(model, "set_attn_implementation"):
+        yield model
+    else:
+        for child in model.children():
+            yield from _interface_models(child)
 
 
 def _follow_layers(

@@ -34,8 +34,8 @@ class Recording:
     def flow(self, which: str | None = None) -> Flow:
         """Return the Flow over all examples seen.
 
-        `which` is a part of the name of a stack where the model has several ("encoder", "decoder"), or "cross" for
-        cross-attention. Raises `CaptureError` where there is none, or more than one.
+        `which` is the name of a stack where the model has several, or a part that it shares with no other ("encoder",
+        "decoder"), or "cross" for cross-attention. Raises `CaptureError` where there is none, or more than one.
         """
         flows = [found.flow for found in self._chosen(which) if found.flow is not None]
         if not flows:
@@ -52,7 +52,7 @@ class Recording:
     def _chosen(self, which: str | None) -> list[Pass]:
         if not self.passes:
             raise CaptureError("nothing was recorded: call the model inside `with capture(model) as recording`.")
-        found = [name for name in self.passes if _matches(name, which)]
+        found = [which] if which in self.passes else [name for name in self.passes if _matches(name, which)]
         if len(found) != 1:
             asked = "the Flow" if which is None else f"{which!r}"
             raise CaptureError(

@@ -91,14 +91,8 @@ def fit(
     >>> bool((found.pde.terms["diffusion"].diffusivity(0.0) > 0.25).all())
     True
     """
-    if plan is not None and settings:
-        raise ValueError(
-            f"a plan and {', '.join(settings)} were given: put settings into the plan, or give them alone."
-        )
-    plan = Plan(**settings) if plan is None else plan
+    plan = _planned(plan, settings, readout)
     validation = None if plan.supervision == "labels" else validation
-    if plan.supervision in ("labels", "attention+states+logits") and readout is None:
-        raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
     path = None if checkpoint is None else Path(checkpoint)
     job = asdict(plan) | {"equation": str(pde)}
     loop = Loop(pde, _optimizer(pde, plan), job, plan.steps, plan.peak_rate, checkpoint=path)
@@ -106,8 +100,7 @@ def fit(
     loop.about, scales = about, best.pop("scales", None)
     for number in loop:
         flow, labels = _drawn(flows, generator_for(plan.seed, number), plan.batch)
-        if scales is None:
-            scales = _fitting(pde, flow, plan)
+        scales = _fitting(pde, flow, plan) if scales is None else scales
         loss = _guarded(partial(_loss, pde, flow, labels, plan, scales, readout, number), number, path)
         loop.descend(loss, partial(torch.nn.utils.clip_grad_norm_, pde.parameters(), 1.0))
         if loop.due(plan.validate_every):
@@ -123,6 +116,17 @@ def fit(
     if finished and best:
         pde.load_state_dict(best)
     return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best", "seconds")}, finished)
+
+
+def _planned(plan: Plan | None, settings: dict[str, Any], readout: Callable[..., Tensor] | None) -> Plan:
+    """Return what is to be done, or say what does not go together."""
+    if plan is not None and settings:
+        named = ", ".join(settings)
+        raise ValueError(f"a plan and {named} were given: put settings into the plan, or give them alone.")
+    plan = Plan(**settings) if plan is None else plan
+    if plan.supervision in ("labels", "attention+states+logits") and readout is None:
+        raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
+    return plan
 
 
 @torch.no_grad()
