@@ -170,3 +170,25 @@ def test_a_limit_is_reproduced_where_something_escapes_and_it_is_not_the_affine_
     # Who knows no non-linearity at all earns the limit.
     nulls = {key: {"value": 1.0} for key in claim.null_keys["affine maps alone"].values()}
     assert claim.null_verdicts(nulls) == {"affine maps alone": Verdict.REPRODUCED}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.5001, 0.9, Verdict.REPRODUCED),
+        # The value alone would pass, its interval's bad end does not.
+        (0.4999, 0.9, Verdict.NOT_REPRODUCED),
+        (0.5, 0.9, Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_a_skill_is_read_at_its_bad_end(low, high, expected):
+    claim = replace(register()[0], readings={"": {"image": "i", "text": "t"}}, budget=False)
+    records = {key: {"value": 0.99, "interval": [0.985, 0.995]} for key in ("i", "t")}
+    records |= {f"{key}.skill": {"value": (low + high) / 2, "interval": [low, high]} for key in ("i", "t")}
+    assert claim.verdict(records) == expected
+
+
+@pytest.mark.parametrize(("low", "expected"), [(0.98001, Verdict.REPRODUCED), (0.98, Verdict.NOT_REPRODUCED)])
+def test_a_bar_is_to_be_cleared_not_met(low, expected):
+    evidence = Evidence(low, 0.9)
+    assert verdict({"image": evidence, "text": evidence}, 0.98) == expected

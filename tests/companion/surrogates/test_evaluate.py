@@ -110,3 +110,13 @@ def test_who_follows_a_change_and_who_ignores_it(image, flows):
     assert frozen["cosine"] == frozen["unchanged map"] and frozen["missed"] > 0.5
     same = evaluate.followed(reference, reference, reference, calibration)
     assert same["moved"] == 0 and same["unchanged map"] == pytest.approx(1)
+
+
+def test_another_seeds_heads_are_matched_on_calibration_examples_alone(image, flows, monkeypatch):
+    reference, calibration = flows
+    other = teacher.teacher_named("image-patch4-seed1")
+    before, after = other.of("calibration", 24), other.of("heldout", 24)
+    seen, plain = [], evaluate.match_heads
+    monkeypatch.setattr(evaluate, "match_heads", lambda *given: seen.append(given) or plain(*given))
+    evaluate.nulls_of(reference, calibration, None, (before, after))
+    assert len(seen) == 1 and seen[0][0] is before and seen[0][1] is calibration

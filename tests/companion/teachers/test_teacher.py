@@ -136,3 +136,13 @@ def test_language_answers_every_token_that_has_a_next_one():
             place += 1
     assert place == len(targets) == len(answers)
     assert evaluate.evaluate_flow(flow, language, flow, language.of("calibration", 12), targets)["classes"] == 1
+
+
+def test_only_calibration_examples_decide_the_order_of_heads(monkeypatch, image):
+    asked = []
+    plain = teacher.Teacher.of
+    monkeypatch.setattr(
+        teacher.Teacher, "of", lambda self, split, *more: asked.append(split) or plain(self, split, *more)
+    )
+    again = teacher.of_teacher(image.name, image.model)
+    assert asked == ["calibration"] and all(map(torch.equal, again.orders, image.orders))
