@@ -9,6 +9,7 @@
 # make adopt      moves complete weights and trials into data/
 # make cluster    tries EXECUTOR=slurm on a Slurm of its own on this machine (root; not part of make test)
 # make bench      benchmarks, as ratios in one run
+# make mutants    changes the packages in one place at a time: do the unit tests notice? [SEED=0] [COUNT=150] [MINUTES=...]
 # make lint       formatting, lint, types
 # Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
 
@@ -22,6 +23,8 @@ WORKERS ?=
 EXECUTOR ?= processes
 SLURM ?=
 CHAPTER ?=
+SEED ?= 0
+COUNT ?= 150
 TORCH_INDEX ?=
 
 ROOT := $(CURDIR)
@@ -35,7 +38,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Another environment's variables must not leak into the book's.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: environment book test unit chapters train trials adopt cluster bench lint fetch clean
+.PHONY: environment book test unit chapters train trials adopt cluster bench mutants lint fetch clean
 # The two cores are one resource: `make -j` must not race chapters against the book.
 .NOTPARALLEL:
 
@@ -80,6 +83,10 @@ cluster: environment
 
 bench: environment
 	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -p no:cacheprovider -q -s $(ARGS)
+
+mutants: environment
+	@$(PY) tests/support/mutants.py --seed $(SEED) --count $(COUNT) $(if $(MINUTES),--minutes $(MINUTES)) \
+	    $(if $(WORKERS),--workers $(WORKERS))
 
 lint: environment
 	@$(BIN)/ruff format --check .
