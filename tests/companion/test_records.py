@@ -198,6 +198,7 @@ def test_one_key_belongs_to_one_chapter(run):
 
 
 def test_a_chapter_ends_where_no_git_is_installed(tmp_path, monkeypatch):
+    monkeypatch.delenv("PDELENS_REPLAY", raising=False)
     monkeypatch.setenv("PDELENS_RESULTS", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     companion.start_chapter("99-mine")

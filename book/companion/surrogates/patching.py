@@ -125,7 +125,7 @@ class GivenAttention(SelfAttention):
 
         def added(u: Tensor) -> Tensor:
             matrix = inputs[2 * u.shape[-1] :].to(u.dtype)  # the stacked rows are queries, keys, values
-            (value,) = self._heads(u, matrix[:, :-1], matrix[:, -1])  # (batch, heads, tokens, dim)
+            (value,) = self._heads(self.normalise(u), matrix[:, :-1], matrix[:, -1])  # (batch, heads, tokens, dim)
             mixed = (self.weights(t, u) @ value).transpose(-3, -2).flatten(-2)  # (batch, tokens, width)
             return F.linear(mixed, output[:, :-1].to(u.dtype), output[:, -1].to(u.dtype))
 

@@ -205,7 +205,7 @@ def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, cap
     )
     made.clear()
     __main__.main([*here, "--only", "*"])
-    assert made[0] == [recipe.name for recipe in RECIPES] and {"stacking", "power-layers"} <= set(made[1])
+    assert made[0] == [recipe.name for recipe in RECIPES] and {"stacking", "power-layers-b4"} <= set(made[1])
     with pytest.raises(SystemExit, match="nothing is called 'audio'"):
         __main__.main(["train", "--scale", "smoke", "--only", "audio"])
 
