@@ -179,8 +179,8 @@ def drawn(count: int, seed: int) -> list[Mutant]:
             where = str(path.relative_to(root()))
             texts[where] = path.read_text()
             for one in places(where, texts[where]):
-                # Sizes and positions in a picture are a matter of taste.
-                if not (one.kind == "constant" and ("/figures/" in where or where.endswith("plots.py"))):
+                # What a picture looks like is a matter of taste.
+                if not ("/figures/" in where or where.endswith("plots.py")):
                     by_kind.setdefault(one.kind, []).append(one)
     rng, found = random.Random(seed), []
     for kind in by_kind.values():
