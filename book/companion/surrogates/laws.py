@@ -18,7 +18,7 @@ LAWS = "laws-"
 # Steps crowd at the entry, where a small embedding is carried far at once, and the field is asked to go straight, so
 # that few of them resolve it. Laws that may change with depth follow the layers from the teacher's own states first
 # (`FORCED`); a single law can't, and learns to roll out early, by single Lie steps first (`ROLLED`).
-ENTRY: dict[str, Any] = {"entry": (1 / 256, 1 / 64, 1 / 16, 1 / 4), "graded": (*((1, 1),) * 4, (1, 2))}
+ENTRY: dict[str, Any] = {"entry": (1 / 256, 1 / 64, 1 / 16, 1 / 4), "graded": ((1, 2),)}
 CONVERGED = replace(ONE_STEP, method="heun", batch=8, smooth=0.1, **ENTRY)
 FORCED = replace(CONVERGED, forced=0.5, doubled=0.1)
 ROLLED = replace(CONVERGED, forced=0.12, coarse=0.32, doubled=0.25)
