@@ -1,11 +1,8 @@
-import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import mutants
+import pytest
 
 SOURCE = '''"""Docstrings are no places."""
 def f(x, mask=None, é="é"):

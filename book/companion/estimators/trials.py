@@ -8,12 +8,13 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..jobs import Job, Run, provenance
 from ..paths import DataError, replace_text
-from .design import KEY, SCALES, SHORT, Trial, trials
+from .design import KEY, SCALES, SHORT, Scale, Trial, trials
 from .results import FILE, coverage
 
 NAME = "trials"
@@ -31,9 +32,9 @@ class TaskTrials(Job):
         """The record's name."""
         return f"{NAME}-{self.study}-{self.task}"
 
-    def trials(self, run: Run) -> list[Trial]:
+    def trials(self, run: Run) -> tuple[Trial, ...]:
         """Return the trials; no field, since a task holds functions, which no process can send to another."""
-        return [one for one in trials(SCALES[run.scale]) if (one.study, one.task.name) == (self.study, self.task)]
+        return _grouped(SCALES[run.scale])[self.study, self.task]
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the trials."""
@@ -60,8 +61,16 @@ class TaskTrials(Job):
 
 def trial_jobs(run: Run) -> list[TaskTrials]:
     """Return the jobs of a scale, the quick and telling studies first."""
-    named = dict.fromkeys((trial.study, trial.task.name) for trial in trials(SCALES[run.scale]))
-    return [TaskTrials(study, task) for study, task in named]
+    return [TaskTrials(study, task) for study, task in _grouped(SCALES[run.scale])]
+
+
+@cache
+def _grouped(scale: Scale) -> dict[tuple[str, str], tuple[Trial, ...]]:
+    """Return a scale's trials by study and task, kept: every job asks for its own, and tasks take a while to make."""
+    found: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials(scale):
+        found.setdefault((trial.study, trial.task.name), []).append(trial)
+    return {place: tuple(those) for place, those in found.items()}
 
 
 def gather(run: Run) -> Path:

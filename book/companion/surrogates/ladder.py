@@ -8,9 +8,9 @@ import numpy as np
 from pdelens.agreement.report import TESTABLE, pooled_skill
 
 from ..seeds import SeedMean, over_seeds
+from . import results
 from .crossing import PowerLaw, gained, power_law
 from .laws import LAWS
-from .results import best_null
 from .store import sweep_records
 
 # What is read of a record, at one step a layer and converged: the worst layer's, or depth's.
@@ -19,9 +19,7 @@ COSINE, R2, CHANNELS, SKILL, CLASSES = "cosine", "r2 pooled", "r2 mean over chan
 
 def records_of(teacher: str, name: str, budget: int) -> dict[int, dict[str, Any]]:
     """Return a law's records by seed; `teacher` as in "image-patch4", `name` as in `laws.EQUATIONS`."""
-    start = f"rung-{teacher}-{LAWS}{name}-b{budget}-seed"
-    rows = sweep_records()["rungs"]
-    return {int(key.removeprefix(start)): rows[key] for key in sorted(rows) if key.startswith(start)}
+    return results.records_of(teacher, f"{LAWS}{name}-b{budget}")
 
 
 def budgets_of(teacher: str, name: str, seed: int = 0) -> list[int]:
@@ -41,7 +39,7 @@ def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
     if "diverged" in evaluated:
         return float("nan")
     if measure == SKILL:
-        return float(pooled_skill(evaluated["cosine"], best_null(about["made"]["subject"])).min())
+        return float(pooled_skill(evaluated["cosine"], results.best_null(about["made"]["subject"])).min())
     numbers = np.asarray(evaluated[measure], dtype=float)
     return float(numbers.mean(-1).min() if numbers.ndim == 2 else numbers.min())
 
@@ -88,6 +86,6 @@ def unresolved(about: Mapping[str, Any]) -> float:
 
 
 def untestable(teacher: str) -> list[str]:
-    """Return the heads of a teacher that can carry no test, such as "2.0": their best null is above .95."""
-    found = np.argwhere(best_null(teacher) > TESTABLE)
+    """Return the heads of a teacher that can carry no test, such as "2.1" (from 1): their best null is above .95."""
+    found = np.argwhere(results.best_null(teacher) > TESTABLE)
     return [f"{layer + 1}.{head + 1}" for layer, head in found.tolist()]

@@ -33,4 +33,5 @@ def matrix_and_bias(stacked: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """Return `x W^T + b` in the type of x, for states (..., in)."""
     return F.linear(x, matrix.to(x.dtype), bias.to(x.dtype))
