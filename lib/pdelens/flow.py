@@ -22,8 +22,9 @@ class Flow:
     of every measure. `causal` says that no token sees a later one. `depths` are the states' places in depth-time, one
     unit a layer. `lattice` says where tokens live (None: nowhere in particular). `notes` are warnings of whatever made
     the Flow. Either sequence of tensors may be empty. `key_mask` (batch, keys) belongs to cross-attention, whose keys
-    are another sequence's tokens. Raises `ValueError` where shapes disagree, values are not finite or rows don't sum to
-    1. Cost: one look at every value.
+    are another sequence's tokens. `visible[l]` (batch, 1 or heads, queries, keys), one a layer, is True where a query
+    may see a key, where that is less than padding and causality leave (windows, packed texts). Raises `ValueError`
+    where shapes disagree, values are not finite or rows don't sum to 1. Cost: one look at every value.
 
     >>> flow = Flow(states=[torch.zeros(2, 5, 8)] * 3, attention=[torch.full((2, 4, 5, 5), 0.2)] * 2)
     >>> flow
@@ -38,9 +39,11 @@ class Flow:
     lattice: Any = field(default=None, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     key_mask: Tensor | None = None
+    visible: tuple[Tensor, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "states", tuple(self.states))
+        object.__setattr__(self, "visible", tuple(self.visible))
         object.__setattr__(self, "attention", tuple(self.attention))
         if not self.states and not self.attention:
             raise ValueError("a Flow without states and without attention was asked for: give at least one.")
@@ -79,8 +82,10 @@ class Flow:
         """The mask where it leaves any token out, else None: what solvers take, and what costs them nothing."""
         return padding_of(self.mask)
 
-    def allowed(self) -> Tensor:
-        """Return which query may see which key, (batch, 1, queries, keys)."""
+    def allowed(self, layer: int = 0) -> Tensor:
+        """Return which query may see which key in a layer, (batch, 1 or heads, queries, keys)."""
+        if self.visible:
+            return self.visible[layer]
         keys = self.mask if self.key_mask is None else self.key_mask
         allowed = keys[:, None, None, :].expand(-1, 1, self.tokens, -1)
         return allowed.tril() if self.causal else allowed
@@ -100,7 +105,8 @@ class Flow:
         moved = self._map(lambda value: value if value.dtype == torch.bool else value.to(*args, **kwargs))
         device = moved.states[0].device if moved.states else moved.attention[0].device
         key_mask = None if self.key_mask is None else self.key_mask.to(device)
-        return replace(moved, mask=self.mask.to(device), key_mask=key_mask)
+        visible = tuple(each.to(device) for each in self.visible)
+        return replace(moved, mask=self.mask.to(device), key_mask=key_mask, visible=visible)
 
     def detach(self) -> "Flow":
         """Return the Flow without the gradients that its making would carry."""
@@ -108,13 +114,17 @@ class Flow:
 
     def permute_heads(self, orders) -> "Flow":
         """Return the Flow with layer l's heads in the order `orders[l]`."""
-        return replace(self, attention=tuple(a[:, order] for a, order in zip(self.attention, orders, strict=True)))
+        attention = tuple(a[:, order] for a, order in zip(self.attention, orders, strict=True))
+        layers = zip(self.visible, orders, strict=False)
+        visible = tuple(each[:, order] if each.shape[1] > 1 else each for each, order in layers)
+        return replace(self, attention=attention, visible=visible)
 
     def save(self, path: str | Path) -> None:
         """Write the Flow as safetensors, with its lattice and notes."""
         tensors = {f"states.{depth}": value for depth, value in enumerate(self.states)}
         tensors |= {f"attention.{layer}": value for layer, value in enumerate(self.attention)}
         tensors |= {"mask": self.mask, "depths": self.depths}
+        tensors |= {f"visible.{layer}": value.contiguous() for layer, value in enumerate(self.visible)}
         tensors |= {} if self.key_mask is None else {"key_mask": self.key_mask}
         about = {"causal": self.causal, "notes": list(self.notes)}
         about |= {} if self.lattice is None else {"lattice": asdict(self.lattice)}
@@ -145,6 +155,7 @@ class Flow:
             Lattice(**where) if where else None,
             tuple(about.get("notes", ())),
             key_mask=tensors.get("key_mask"),
+            visible=series("visible"),
         )
 
     def __repr__(self) -> str:
@@ -160,6 +171,7 @@ class Flow:
             attention=tuple(change(value) for value in self.attention),
             mask=change(self.mask),
             key_mask=None if self.key_mask is None else change(self.key_mask),
+            visible=tuple(change(value) for value in self.visible),
         )
 
     def _check_shapes(self) -> None:
@@ -188,6 +200,16 @@ class Flow:
             wanted = (self.examples, self.attention[0].shape[-1])
             if tuple(self.key_mask.shape) != wanted:
                 raise ValueError(f"the key mask has shape {tuple(self.key_mask.shape)}, but {wanted} is wanted.")
+        if self.visible:
+            shapes = {(each.dtype, each.shape[0], *each.shape[2:]) for each in self.visible}
+            wanted = (self.examples, *(self.attention[0].shape[2:] if self.attention else (self.tokens, self.tokens)))
+            heads = {1, self.heads or 1}
+            right = len(self.visible) == self.layers and all(each.ndim == 4 for each in self.visible)
+            if not right or shapes != {(torch.bool, *wanted)} or not {each.shape[1] for each in self.visible} <= heads:
+                raise ValueError(
+                    f"`visible` of shapes {[tuple(each.shape) for each in self.visible]} was given: one boolean tensor "
+                    f"({wanted[0]}, 1 or heads, {wanted[1]}, {wanted[2]}) a layer is wanted."
+                )
         if self.depths is not None and len(self.depths) != self.layers + 1:
             raise ValueError(f"{len(self.depths)} depths were given for {self.layers} layers: one more is wanted.")
 

@@ -77,8 +77,10 @@ def by_example(flow: Flow, reference: Flow, calibration: Flow) -> dict[str, np.n
     pairs = zip(flow.attention, reference.attention, strict=True)
     cosines = torch.stack([cosine(ours, theirs, reference.mask).mean(1) for ours, theirs in pairs])
     rows = reference.mask.double()
-    most = reference.allowed().sum(-1)[:, 0].clamp_min(2).log()  # (examples, queries)
-    entropies = [torch.special.entr(maps).sum(-1).mean(1).double() / most for maps in reference.attention]
+    entropies = []
+    for layer, maps in enumerate(reference.attention):
+        most = reference.allowed(layer).sum(-1)[:, 0].clamp_min(2).log()  # (examples, queries)
+        entropies.append(torch.special.entr(maps).sum(-1).mean(1).double() / most)
     entropy = (torch.stack(entropies).mean(0) * rows).sum(1) / rows.sum(1)
     keep, unmet = reference.mask[..., None], []
     states = zip(flow.states, reference.states, mean_states(calibration), strict=True)

@@ -16,9 +16,9 @@ Maps = tuple[Tensor, ...]
 
 def uniform(reference: Flow) -> Maps:
     """The constant map: every query sees all the keys it may see alike."""
-    allowed = reference.allowed().to(reference.attention[0].dtype)
-    row = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
-    return (row,) * reference.layers
+    if not reference.visible:
+        return (_even(reference, 0),) * reference.layers
+    return tuple(_even(reference, layer) for layer in range(reference.layers))
 
 
 def mean_map(calibration: Flow, reference: Flow | None = None) -> Maps:
@@ -31,9 +31,9 @@ def mean_map(calibration: Flow, reference: Flow | None = None) -> Maps:
         counts = calibration.mask.to(means[0].dtype).sum(0).clamp_min(1)[None, None, :, None]
         keep = calibration.mask[:, None, :, None]
         means = tuple((attention * keep).sum(0, keepdim=True) / counts for attention in calibration.attention)
-    if reference is None or reference.padding is None:
+    if reference is None or not _restricts(reference):
         return means
-    return tuple(_restricted(mean, reference) for mean in means)
+    return tuple(_restricted(mean, reference, layer) for layer, mean in enumerate(means))
 
 
 def other_input(reference: Flow, seed: int = 0) -> Maps:
@@ -41,7 +41,7 @@ def other_input(reference: Flow, seed: int = 0) -> Maps:
     if reference.examples < 2:
         raise ValueError("one example was given: another input's map needs at least two.")
     order = _derangement(reference.examples, seed)
-    return tuple(_restricted(attention[order], reference) for attention in reference.attention)
+    return tuple(_restricted(attention[order], reference, layer) for layer, attention in enumerate(reference.attention))
 
 
 def shuffled_layers(reference: Flow, seed: int = 0) -> Maps:
@@ -81,7 +81,7 @@ def nearest_maps(calibration: Flow, nearest: Tensor, reference: Flow) -> Maps:
         for neighbour, rows in zip(nearest.unbind(1), keep, strict=True):
             total += maps[neighbour] * rows[:, None, :, None]
         mean = torch.where(count > 0, total / count.clamp_min(1), behind[layer])
-        found.append(mean if reference.padding is None else _restricted(mean, reference))
+        found.append(_restricted(mean, reference, layer) if _restricts(reference) else mean)
     return tuple(found)
 
 
@@ -160,13 +160,21 @@ def mean_states(calibration: Flow) -> tuple[Tensor, ...]:
     return tuple((state * keep).sum(0) / count for state in calibration.states)
 
 
-def _restricted(maps: Tensor, reference: Flow) -> Tensor:
+def _even(reference: Flow, layer: int) -> Tensor:
+    allowed = reference.allowed(layer).to(reference.attention[0].dtype)
+    return allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
+
+
+def _restricts(reference: Flow) -> bool:
+    """Say whether examples differ in the keys that they may see."""
+    return reference.padding is not None or bool(reference.visible)
+
+
+def _restricted(maps: Tensor, reference: Flow, layer: int) -> Tensor:
     """Keep only the allowed keys and make rows sum to 1; a row left with nothing becomes uniform."""
-    allowed = reference.allowed().to(maps.dtype)
-    kept = maps * allowed
+    kept = maps * reference.allowed(layer)
     total = kept.sum(-1, keepdim=True)
-    flat = allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
-    return torch.where(total > 1e-9, kept / total.clamp_min(1e-9), flat)
+    return torch.where(total > 1e-9, kept / total.clamp_min(1e-9), _even(reference, layer))
 
 
 def _derangement(count: int, seed: int) -> Tensor:

@@ -5,40 +5,112 @@ An adapter asks the hooks what to do with a call (`seen`, `rewrite`) and otherwi
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .call import AttentionCall, CaptureError
+from .runs import Seen, same
 
 # What an attention function may be given that changes the weights in a way not computed here.
 _UNREAD = ("s_aux", "sinks")
+
+
+# Arguments by which a module is given the tokens of another sequence to look at.
+_OTHER_TOKENS = ("key_value_states", "encoder_hidden_states", "cross_attention_states", "memory", "context")
+# Rows of a call that are compared with what a module's own `attend` made of them.
+_COMPARED = 16
 
 
 class Reading(Protocol):
     """What an adapter needs of the hooks."""
 
     needs_maps: bool
-    sequence_first: bool
-    rewrite: Callable[[int, AttentionCall], Tensor] | None
+    across: set[int]
+    rewrite: Callable[[Seen, AttentionCall], Tensor | None] | None
 
     def seen(
-        self, call: AttentionCall | None, weights: Tensor | None = None, mix: bool = False
-    ) -> tuple[int, Tensor | None]:
-        """Note a call of attention; return its layer, and mixed values where they were made on the way."""
+        self, call: AttentionCall | None, weights: Tensor | None = None, *, mix: bool = False, **about: Any
+    ) -> tuple[Seen, Tensor | None]:
+        """Note a call of attention; return where it was, and mixed values where they were made on the way."""
         ...
 
 
-def attribute(hooks: Reading, original: Callable) -> Callable:
+def attends(method: Any) -> bool:
+    """Say whether this is an `attend(query, key, value, mask)`."""
+    if not callable(method):
+        return False
+    try:
+        signature(method).bind(None, None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def watches_other_tokens(across: set[int], module: nn.Module) -> Callable | None:
+    """Return the hook that notes in `across` whether a module looks at another sequence, where it could."""
+    known = signature(module.forward)
+    names = [name for name in _OTHER_TOKENS if name in known.parameters]
+    pair = {"query", "key"} <= set(known.parameters)
+    if not names and not pair:
+        return None
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        try:
+            given = known.bind(*args, **kwargs).arguments
+        except TypeError:
+            return
+        found = any(given.get(name) is not None for name in names)
+        query, key = given.get("query"), given.get("key")
+        if pair and isinstance(query, Tensor) and isinstance(key, Tensor):
+            found = found or not same(query, key)
+        (across.add if found else across.discard)(id(module))
+
+    return before
+
+
+def attribute(hooks: Reading, module: nn.Module, original: Callable) -> Callable:
     """Return what replaces a module's `attend(query, key, value, mask)`."""
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         call = AttentionCall(query, key, value, mask)
-        layer, _ = hooks.seen(call)
-        return original(query, key, value, mask) if hooks.rewrite is None else hooks.rewrite(layer, call)
+        cross = id(module) in hooks.across or query.shape[-2] != key.shape[-2]
+        found, _ = hooks.seen(call, cross=cross)
+        given = None if hooks.rewrite is None else hooks.rewrite(found, call)
+        if given is not None:
+            return given
+        mixed = original(query, key, value, mask)
+        if not module.training:
+            _refuse_other_weights(type(module).__name__, call, mixed)
+        return mixed
 
     return attend
+
+
+@torch.no_grad()
+def _refuse_other_weights(name: str, call: AttentionCall, mixed: Tensor) -> None:
+    """Raise `CaptureError` where `attend` weighs otherwise than by softmax(Q K^T / sqrt(d)) under its mask."""
+    rows = torch.linspace(0, call.query.shape[-2] - 1, min(_COMPARED, call.query.shape[-2])).long()
+    mask = call.mask
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., rows.to(mask.device), :]
+    part = replace(call, query=call.query[:1, :, rows], key=call.key[:1], value=call.value[:1])
+    part = replace(part, mask=mask[:1] if mask is not None and mask.ndim == 4 else mask)
+    weights = part.weights()
+    sees = weights.sum(-1) > 0  # what a row without any key gives is the module's own matter
+    wanted, found = (weights @ part.values())[sees], mixed[:1, :, rows][sees]
+    half = min(torch.finfo(values.dtype).bits for values in (wanted, found)) < 32
+    slack = 0.05 if half else 1e-3
+    wanted, found = wanted.double(), found.double()
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    if wanted.shape != found.shape or not torch.allclose(found, wanted, rtol=slack, atol=slack * largest):
+        raise CaptureError(
+            f"`attend` of {name} does not return softmax(query key^T / sqrt(head width)) value under its mask, so its "
+            "weights are not known: scale the queries before, and give masks and biases as `mask`."
+        )
 
 
 def _interface(hooks: Reading, base: Callable, eager: bool, recorded: bool) -> Callable:
@@ -69,11 +141,11 @@ def _interface(hooks: Reading, base: Callable, eager: bool, recorded: bool) -> C
         # Dropout and gradients go through the kernel that was meant for them.
         tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
         own = call.plain and not (kwargs.get("dropout") or tracked or eager or recorded)
-        layer, mixed = hooks.seen(call, mix=own)
+        found, mixed = hooks.seen(call, mix=own, cross=id(module) in hooks.across)
         weights = None
         if hooks.rewrite is not None:
-            mixed = hooks.rewrite(layer, call)
-        elif mixed is None and not recorded and not kwargs.get("dropout") and (eager or call.softcap is not None):
+            mixed = hooks.rewrite(found, call)
+        if mixed is None and not recorded and not kwargs.get("dropout") and (eager or call.softcap is not None):
             # The fused kernel keeps its weights to itself, and knows no soft cap.
             weights = call.weights()
             mixed = weights @ call.values()
@@ -114,28 +186,31 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
     One that adds keys of its own is made to give its maps, and whoever had asked for weights gets those asked for.
     """
     adds_keys = attention.bias_k is not None or attention.add_zero_attn
-    asked: list[dict[str, Any]] = []
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def before(module: Any, args: tuple, kwargs: dict):
-        hooks.sequence_first = not attention.batch_first
         names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        about = {"cross": not same(given["query"], given["key"]), "sequence_first": not attention.batch_first}
         if not (adds_keys and hooks.needs_maps):
-            hooks.seen(multihead_call(module, given))
+            hooks.seen(multihead_call(module, given), real=_real_keys(module, given), **about)
             return None
         if module.training and module.dropout:
             raise CaptureError(
                 "this MultiheadAttention adds keys of its own and is in training mode, so its weights come after "
                 "dropout: call model.eval() first."
             )
-        asked.append(given)
+        asked.append((given, about))
         return (), {**given, "need_weights": True, "average_attn_weights": False}
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
         if not asked:
             return None
-        given, (mixed, weights) = asked.pop(), output
-        hooks.seen(None, weights)
+        (given, about), (mixed, weights) = asked.pop(), output
+        real, mask = _real_keys(module, given), _mask(module, given)
+        if mask is not None:  # every query sees the keys that the module adds
+            mask = nn.functional.pad(mask, (0, weights.shape[-1] - mask.shape[-1]), value=mask.dtype == torch.bool)
+        hooks.seen(None, weights, real=real, mask=mask, **about)
         if not given.get("need_weights", True):
             return mixed, None
         return mixed, weights.mean(1) if given.get("average_attn_weights", True) else weights
@@ -163,15 +238,28 @@ def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any]) -> Atte
         nn.functional.linear(x, matrix, bias).unflatten(-1, (module.num_heads, -1)).transpose(-3, -2)
         for x, matrix, bias in zip((query, key), matrices, biases, strict=True)
     )  # each (batch, heads, tokens, head width)
-    mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    return AttentionCall(queries, keys, keys, _mask(module, given))
+
+
+def _real_keys(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
+    """Return which keys a MultiheadAttention is told are real, (batch, keys)."""
+    padding, key = given.get("key_padding_mask"), given["key"]
+    if padding is None:
+        shape = key.shape[:2] if module.batch_first else key.shape[1::-1]
+        return torch.ones(shape, dtype=torch.bool, device=key.device)
+    return ~padding if padding.dtype == torch.bool else padding == 0
+
+
+def _mask(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor | None:
+    """Return the mask of a MultiheadAttention and its padding in one, as `AttentionCall` has it."""
+    mask = given.get("attn_mask")
     if mask is not None:
         # Here True hides a key; everywhere else in this library it shows one.
         mask = ~mask if mask.dtype == torch.bool else mask
         mask = mask.unflatten(0, (-1, module.num_heads)) if mask.ndim == 3 else mask
-    if padding is not None:
-        real = (~padding if padding.dtype == torch.bool else padding == 0)[:, None, None, :]
-        if mask is None:
-            mask = real
-        else:
-            mask = mask & real if mask.dtype == torch.bool else mask.masked_fill(~real, float("-inf"))
-    return AttentionCall(queries, keys, keys, mask)
+    if given.get("key_padding_mask") is None:
+        return mask
+    real = _real_keys(module, given)[:, None, None, :]
+    if mask is None:
+        return real
+    return mask & real if mask.dtype == torch.bool else mask.masked_fill(~real, float("-inf"))

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ..flow import Flow, finite
 from ..lattice import Lattice
 from .call import AttentionCall, CaptureError
-from .hooks import Hooks, Seen, Stack, hooked
+from .hooks import Hooks, hooked
+from .masks import Sight, sight_of
 from .recording import Pass, Recording
+from .runs import Depth, Run, Stack, Step, continues_a_cache, depths_of, oriented, unread_depths
 from .statistics import AttentionStatistics, attend_with_statistics, attention_statistics, statistics_of
 
-Path = tuple[tuple[Stack, int], ...]
 KINDS = ("weights", "statistics", None)
 
 
@@ -42,11 +43,11 @@ class _Capture(AbstractContextManager):
     def __exit__(self, kind, error, trace) -> None:
         self.context.__exit__(kind, error, trace)
         if kind is None and self.recording.kind and not self.recording.passes and self.hooks.forwards:
-            raise CaptureError(self.hooks.reason())
+            raise CaptureError(self.hooks.reason(type(self.model).__name__))
 
     @torch.no_grad()
     def _read(
-        self, path: Path, call: AttentionCall | None, weights: Tensor | None, mix: bool
+        self, path: tuple[Step, ...], call: AttentionCall | None, weights: Tensor | None, mix: bool
     ) -> tuple[Any, Tensor | None]:
         """Return what is kept of one call of attention, and the mixed values where they came with it."""
         if self.recording.kind is None:
@@ -56,7 +57,7 @@ class _Capture(AbstractContextManager):
             return self._moved(found), mixed
         if weights is None:
             assert call is not None
-            self._refuse_too_much(path[0][0], call)
+            self._refuse_too_much(path[0].run.stack, call)
             weights = call.weights()
         if not finite(weights):
             raise CaptureError(_not_finite(path))
@@ -65,7 +66,7 @@ class _Capture(AbstractContextManager):
         return kept, None
 
     def _statistics(
-        self, path: Path, call: AttentionCall | None, weights: Tensor | None, mix: bool
+        self, path: tuple[Step, ...], call: AttentionCall | None, weights: Tensor | None, mix: bool
     ) -> tuple[AttentionStatistics, Tensor | None]:
         if call is None or not call.plain:
             weights = call.weights() if call is not None else weights
@@ -83,58 +84,66 @@ class _Capture(AbstractContextManager):
         batch, heads, queries, _ = call.query.shape
         shape = (batch, heads, queries, call.key.shape[-2])
         size = torch.empty((), dtype=self.where[1] or call.query.dtype).element_size()
-        left = max(1, len(stack.chosen) - len(self.hooks.calls))
+        layers = stack.depth if self.layers is None else len({layer % stack.depth for layer in self.layers})
+        met = sum(len(run.calls) for run in self.hooks.runs.all if run.parent is None)
+        left = max(1, layers - met)
         need = self.kept_bytes + left * size * torch.Size(shape).numel()
         if need > self.limit:
             raise CaptureError(
-                f"full attention of {len(stack.chosen)} layers, {' x '.join(map(str, shape))} each, will need "
+                f"full attention of {layers} layers, {' x '.join(map(str, shape))} each, will need "
                 f"{need:,} bytes with what is kept already, past the limit of {self.limit:,}: use "
                 "attention='statistics', fewer layers, dtype=torch.float16, smaller batches or a larger max_bytes."
             )
 
-    def _finish(self, stacks: list[tuple[Stack, dict[int, list[Seen]]]]) -> None:
-        for stack, layers in stacks:
-            self._check_layers(stack)
-            calls = [layers[layer] for layer in stack.chosen]
-            counts = {len(seen) for seen in calls}
-            if self.recording.kind and (len(counts) > 1 or max(counts) > 2):
-                raise CaptureError(
-                    f"the layers of {stack.name!r} called attention {sorted(counts)} times each, so a layer's one map "
-                    "is not defined: capture a part of the model with one kind of layer, or use attention=None."
-                )
-            # States alone are recorded whether or not their layers attend.
-            least = 0 if self.recording.kind else 1
-            for place in range(max(least, *counts)):
-                name = stack.name if place == 0 else f"{stack.name} cross"
-                found = [seen[place] for seen in calls if place < len(seen)]
-                self.recording.passes.setdefault(name, []).append(self._pass(stack, found, cross=place > 0))
+    def _finish(self, runs: list[Run]) -> None:
+        for sides in self._depths(runs):
+            mask = sides[0].run.mask
+            for depth in sides:
+                if any(not self.hooks.wants(step) for step in depth.steps):
+                    raise CaptureError(
+                        f"{depth.name!r} ran another number of layers than it holds: count layers from the first, 0."
+                    )
+                made = self._pass(depth, mask)
+                mask = mask if made.flow is None else made.flow.mask  # cross-attention's queries are the same tokens
+                self.recording.passes.setdefault(depth.name, []).append(made)
 
-    def _check_layers(self, stack: Stack) -> None:
-        wrong = [layer for layer in self.layers or () if not -stack.depth <= layer < stack.depth]
-        if wrong:
-            raise CaptureError(f"layer {wrong[0]} was asked for, but {stack.name!r} has {stack.depth} layers.")
+    def _depths(self, runs: list[Run]) -> list[list[Depth]]:
+        if self.recording.kind:
+            return depths_of(runs, self.layers)
+        # States alone are recorded however their layers attend.
+        try:
+            found = depths_of(runs, self.layers)
+        except CaptureError:
+            found = []
+        return found or unread_depths(runs, self.layers)
 
-    def _pass(self, stack: Stack, seen: list[Seen], cross: bool) -> Pass:
-        states = [stack.entered[layer] for layer in stack.chosen if layer in stack.entered]
-        states += [] if stack.left is None else [stack.left]
-        if self.hooks.sequence_first:
-            states = [state.transpose(0, 1) for state in states]
-        maps: list[Tensor] = [call.kept for call in seen] if self.recording.kind == "weights" else []
-        statistics = tuple(call.kept for call in seen) if self.recording.kind == "statistics" else ()
-        if not states and not maps:
-            return Pass(None, statistics)
+    def _pass(self, depth: Depth, told: Tensor | None) -> Pass:
+        calls, kind = depth.calls, self.recording.kind
+        states = [step.entered for step in depth.steps if step.entered is not None]
+        states += [] if not self.states or depth.steps[-1].left is None else [depth.steps[-1].left]
+        if calls:
+            states = oriented(states, depth)
+        maps: list[Tensor] = [call.kept for call in calls] if kind == "weights" else []
+        statistics = tuple(call.kept for call in calls) if kind == "statistics" else ()
+        every = (call for step in depth.steps for call in step.calls)
+        cached = next((f"of {c.shape[2]} queries and {c.shape[3]} keys" for c in every if continues_a_cache(c)), "")
+        if (not states and not maps) or cached:
+            return Pass(None, statistics, cached)
         examples, tokens = (states[0].shape if states else maps[0].select(1, 0).shape)[:2]
-        keys = maps[0].shape[-1] if maps else 0
+        sight = sight_of(calls, told, depth.run.key_mask, maps) if calls else Sight(told)
         states = [self._placed(state) for state in states]
         device = (states or maps)[0].device
-        mask = _fitting(stack.mask, (examples, tokens), device)
+        whole = torch.ones(examples, tokens, dtype=torch.bool, device=device)
+        fitting = sight.mask is not None and sight.mask.shape == whole.shape
         flow = Flow(
             states=tuple(states),
             attention=tuple(maps),
-            mask=torch.ones(examples, tokens, dtype=torch.bool, device=device) if mask is None else mask,
-            causal=not cross and (_sees_no_future(maps) if maps else bool(seen) and all(call.causal for call in seen)),
-            depths=torch.tensor([*stack.chosen, stack.chosen[-1] + 1], dtype=torch.float32),
-            key_mask=_fitting(stack.key_mask, (examples, keys), device) if cross else None,
+            mask=sight.mask.to(device) if fitting else whole,
+            causal=sight.causal,
+            depths=torch.tensor([*(s.place for s in depth.steps), depth.steps[-1].place + 1], dtype=torch.float32),
+            notes=depth.notes,
+            key_mask=None if sight.key_mask is None else sight.key_mask.to(device),
+            visible=tuple(each.to(device) for each in sight.visible),
         )
         return Pass(flow, statistics)
 
@@ -150,21 +159,12 @@ class _Capture(AbstractContextManager):
         return AttentionStatistics(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
 
 
-def _not_finite(path: Path) -> str:
-    stack, layer = path[0]
+def _not_finite(path: tuple[Step, ...]) -> str:
+    step = path[0]
     return (
-        f"the attention of layer {layer} in {stack.name!r} is not finite: look at the states that enter it, or run in "
-        "float32."
+        f"the attention of layer {step.place} in {step.run.stack.name!r} is not finite: look at the states that enter "
+        "it, or run in float32."
     )
-
-
-def _sees_no_future(maps: Sequence[Tensor]) -> bool:
-    return maps[0].shape[-1] > 1 and all(not bool(weights.triu(1).any()) for weights in maps)
-
-
-def _fitting(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Return a mask where it is one of these tokens (a model may be told of others too)."""
-    return mask.to(device) if mask is not None and tuple(mask.shape) == shape else None
 
 
 def capture(

@@ -1,89 +1,63 @@
 """Follows a model's forward passes: which layer is running, and what its attention was given.
 
 Three kinds of attention are met: Hugging Face models through their registered attention interface,
-`torch.nn.MultiheadAttention`, and any module that mixes its values through an attribute `attend` (the small
-teachers). No module is found by its name. What is done with each call of attention is the reader's matter (see
-`capture`).
+`torch.nn.MultiheadAttention`, and any module that mixes its values through `attend` (the small teachers). No module is
+found by its name. What is done with each call of attention is the reader's matter (see `capture`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._adapters import attribute, huggingface, multihead
+from ._adapters import attends, attribute, huggingface, multihead, watches_other_tokens
 from .call import AttentionCall
-
-
-@dataclass
-class Stack:
-    """A container whose children run one after another: what entered each and left the last, which tokens are real."""
-
-    name: str
-    depth: int
-    chosen: tuple[int, ...]
-    entered: dict[int, Tensor] = field(default_factory=dict)
-    left: Tensor | None = None
-    mask: Tensor | None = None
-    key_mask: Tensor | None = None
-
-    def clear(self) -> None:
-        """Let go of a pass's tensors."""
-        self.entered = {}
-        self.left = self.mask = self.key_mask = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One call of attention: the layers running around it, outermost first, and what the reader kept."""
-
-    path: tuple[tuple[Stack, int], ...]
-    kept: Any
-    causal: bool
-
+from .masks import CROSS_MASKS, SELF_MASKS, token_mask
+from .runs import Run, Runs, Seen, Stack, Step
 
 # What is kept of a call, and the mixed values if they came with it: of (path, call, the module's own weights where it
 # gives no call, whether mixed values are of use).
-Reader = Callable[[tuple[tuple[Stack, int], ...], AttentionCall | None, Tensor | None, bool], tuple[Any, Tensor | None]]
-# What replaces the mixing of values: (layer, call) -> mixed values, (batch, heads, queries, head width).
-Rewrite = Callable[[int, AttentionCall], Tensor]
+Reader = Callable[[tuple[Step, ...], AttentionCall | None, Tensor | None, bool], tuple[Any, Tensor | None]]
+# What replaces the mixing of values: (where, call) -> mixed values, (batch, heads, queries, head width), or None.
+Rewrite = Callable[[Seen, AttentionCall], Tensor | None]
 
 
 class Hooks:
-    """Follows one model; after each forward pass `finished` gets the stacks that attended, with each layer's calls."""
+    """Follows one model; after each pass through layers `finished` gets their runs.
 
-    def __init__(self, model: nn.Module, read: Reader, rewrite: Rewrite | None, states: bool, maps: bool):
-        self.model, self.read, self.rewrite, self.states, self.needs_maps = model, read, rewrite, states, maps
-        self.finished: Callable[[list[tuple[Stack, dict[int, list[Seen]]]]], None] = lambda stacks: None
-        self.forwards = self.calls_seen = 0
-        self.running: list[tuple[Stack, int]] = []
-        self.calls: list[Seen] = []
+    A pass begins with the outermost module around layers that is called: the model, or one part of it alone.
+    """
+
+    def __init__(
+        self, read: Reader, rewrite: Rewrite | None, layers: Sequence[int] | None, states: bool, needs_maps: bool
+    ):
+        self.read, self.rewrite, self.layers = read, rewrite, layers
+        self.states, self.needs_maps = states, needs_maps
+        self.finished: Callable[[list[Run]], None] = lambda runs: None
+        self.forwards = self.calls_seen = self.nested = 0
+        self.runs = Runs()
         self.stacks: list[Stack] = []
-        self.sequence_first = False
+        self.across: set[int] = set()
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Start a forward pass."""
-        self.forwards += 1
-        self.running, self.calls = [], []
-        for stack in self.stacks:
-            stack.clear()
+        """Enter a module around layers; the outermost one starts a pass."""
+        self.nested += 1
+        if self.nested == 1:
+            self.forwards += 1
+            self.runs = Runs()
+            for stack in self.stacks:
+                stack.mask = stack.key_mask = None
 
     def end(self, module: nn.Module, args: tuple, output: Any) -> None:
-        """Hand over what the pass left, and let go of it."""
-        found, self.calls = _by_stack(self.calls), []
-        if not found:
-            # No attention could be read: there are still states, of the longest row of layers.
-            ran = [stack for stack in self.stacks if stack.entered and stack.left is not None]
-            found = [
-                (stack, {layer: [] for layer in stack.chosen}) for stack in sorted(ran, key=lambda s: -s.depth)[:1]
-            ]
-        self.finished(found)
-        for stack in self.stacks:
-            stack.clear()
+        """Leave a module around layers (`output` is None after an exception); the outermost one hands over the pass."""
+        self.nested -= 1
+        if self.nested == 0:
+            runs, self.runs = self.runs, Runs()
+            if output is not None:
+                self.finished(runs.all)
 
     def masks(self, stacks: list[Stack]) -> Callable:
         """Return the hook of a module around some stacks: it reads which tokens are real.
@@ -92,19 +66,19 @@ class Hooks:
         """
 
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            known = signature(module.forward)
             try:
-                given = signature(module.forward).bind(*args, **kwargs).arguments
+                given = known.bind(*args, **kwargs).arguments
             except TypeError:
                 return
             for stack in stacks:
-                stack.mask = _token_mask(given, _SELF_MASKS, stack.mask)
-                stack.key_mask = _token_mask(given, _CROSS_MASKS, stack.key_mask)
+                stack.mask = token_mask(given, known.parameters, SELF_MASKS, stack.mask)
+                stack.key_mask = token_mask(given, known.parameters, CROSS_MASKS, stack.key_mask)
 
         return hook
 
-    def reason(self) -> str:
-        """Say why nothing was recorded."""
-        name = type(self.model).__name__
+    def reason(self, name: str) -> str:
+        """Say why nothing was recorded of a model of this name."""
         if self.calls_seen:
             return (
                 f"{name} calls attention, but outside any ModuleList or Sequential of layers, so its depth is unknown: "
@@ -120,80 +94,55 @@ class Hooks:
         """Return the hook before a layer."""
 
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            state = _first_state(args, kwargs) if self.states and layer in stack.chosen else None
-            if state is not None:
-                stack.entered[layer] = state.detach()
-            self.running.append((stack, layer))
+            state = _first_state(args, kwargs)
+            step = self.runs.enter(stack, layer, module, state)
+            if state is not None and self._keeps(step):
+                step.entered = state.detach()
+            before = step.before
+            # What left the layer before has entered this one: it is of use where that was the last one asked for.
+            if before is not None and before.run is step.run and (self._keeps(step) or not self._keeps(before)):
+                before.left = None
 
         return hook
 
-    def leave(self, stack: Stack, layer: int) -> Callable:
-        """Return the hook after a layer."""
-
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            self.running.pop()
-            if self.states and layer == max(stack.chosen, default=-1):
-                state = output if isinstance(output, Tensor) else _first_state(tuple(output), {})
-                stack.left = None if state is None else state.detach()
-
-        return hook
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Note what leaves a layer; nothing leaves one that raised."""
+        parts = (output,) if isinstance(output, Tensor) else tuple(output or ())
+        state = _first_state(parts, {})
+        self.runs.leave(None if state is None else state.detach())
 
     def seen(
-        self, call: AttentionCall | None, weights: Tensor | None = None, mix: bool = False
-    ) -> tuple[int, Tensor | None]:
-        """Note a call of attention; return its layer, and the mixed values if the reader made them on its way."""
-        path = tuple(self.running)
-        layer = path[0][1] if path else self.calls_seen
+        self, call: AttentionCall | None, weights: Tensor | None = None, *, mix: bool = False, **about: Any
+    ) -> tuple[Seen, Tensor | None]:
+        """Note a call of attention; return where it was, and the mixed values if the reader made them on its way.
+
+        `about` says more of it, as `Seen` has it; a module that keeps its call to itself gives its weights.
+        """
+        path = tuple(self.runs.running)
         self.calls_seen += 1
-        mixed = None
-        if any(number in stack.chosen for stack, number in path):
+        kept = mixed = None
+        if any(self.wants(step) for step in path):
             kept, mixed = self.read(path, call, weights, mix)
-            self.calls.append(Seen(path, kept, call is not None and call.causal))
-        return layer, mixed
-
-
-def _by_stack(calls: list[Seen], level: int = 0) -> list[tuple[Stack, dict[int, list[Seen]]]]:
-    """Group calls by the outermost stack whose layers all attend alike: once, or twice with cross-attention.
-
-    What lies inside such a layer (T5 keeps its sublayers in a list of their own) is not taken apart.
-    """
-    groups: dict[int, list[Seen]] = {}
-    for call in calls:
-        if len(call.path) > level:
-            groups.setdefault(id(call.path[level][0]), []).append(call)
-    found = []
-    for group in groups.values():
-        stack = group[0].path[level][0]
-        layers: dict[int, list[Seen]] = {layer: [] for layer in stack.chosen}
-        for call in group:
-            layers.setdefault(call.path[level][1], []).append(call)
-        counts = {len(layers[layer]) for layer in stack.chosen}
-        deeper = _by_stack(group, level + 1)
-        if (len(counts) == 1 and counts <= {1, 2}) or not deeper:
-            found.append((stack, layers))
+        if call is not None:
+            about |= {"mask": call.mask, "causal": call.causal, "device": call.query.device}
+            shape = (*call.query.shape[:3], call.key.shape[2])
         else:
-            found.extend(deeper)
-    return found
+            assert weights is not None
+            about |= {"known": False, "device": weights.device}
+            shape = tuple(weights.shape)
+        found = Seen(path, kept, shape=shape, **about)
+        for step in path:
+            step.calls.append(found)
+            step.run.calls.append(found)
+        return found, mixed
 
+    def wants(self, step: Step) -> bool:
+        """Say whether a layer is one of those asked for; its depth is known as it runs, so far as its stack is."""
+        layers, place = self.layers, step.place
+        return layers is None or place in layers or place - step.run.stack.depth in layers
 
-# Arguments that say which tokens are real; where a module has the first kind, "mask" means something else.
-_SELF_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "attention_mask", "mask")
-_CROSS_MASKS = ("memory_key_padding_mask", "encoder_attention_mask")
-
-
-def _token_mask(given: dict[str, Any], names: tuple[str, ...], before: Tensor | None) -> Tensor | None:
-    """Return the (batch, tokens) mask among a module's arguments, or the one seen before."""
-    for name in names:
-        if name in given:
-            mask = given[name]
-            if mask is None:
-                return None
-            if not isinstance(mask, Tensor) or mask.ndim != 2:
-                return before  # already widened to queries and keys: the module around it had the plain one
-            if name.endswith("padding_mask"):
-                return ~mask if mask.dtype == torch.bool else mask == 0
-            return mask.bool()
-    return before
+    def _keeps(self, step: Step) -> bool:
+        return self.states and self.wants(step)
 
 
 def _first_state(args: tuple, kwargs: dict) -> Tensor | None:
@@ -216,38 +165,63 @@ def hooked(
     maps: bool = True,
 ) -> Iterator[Hooks]:
     """Attach hooks to a model; detach them whatever happens. `maps`: the reader looks at full weights."""
-    hooks = Hooks(model, read, rewrite, states, maps)
+    hooks = Hooks(read, rewrite, layers, states, maps)
     with ExitStack() as undo:
 
-        def hook(handle) -> None:
-            undo.callback(handle.remove)
+        def before(module: nn.Module, hook: Callable) -> None:
+            undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
-        hook(model.register_forward_pre_hook(hooks.begin, with_kwargs=True))
-        inside: dict[str, list[Stack]] = {}
-        for name, container in model.named_modules():
-            if (isinstance(container, nn.ModuleList) and len(container)) or _is_layer_sequence(container):
-                stack = _follow_layers(hooks, name, container, layers, hook)
-                parts = name.split(".")[:-1]
-                for end in range(len(parts) + 1):
-                    inside.setdefault(".".join(parts[:end]), []).append(stack)
-        for name, stacks in inside.items():
-            hook(model.get_submodule(name).register_forward_pre_hook(hooks.masks(stacks), with_kwargs=True))
+        around = _around_stacks(model, hooks.stacks)
+        for name, stacks in around.items():
+            module = model.get_submodule(name)
+            if not any(name.startswith(f"{stack.name}.") or (not stack.name and name) for stack in hooks.stacks):
+                before(module, hooks.begin)
+                undo.callback(module.register_forward_hook(hooks.end, always_call=True).remove)
+            before(module, hooks.masks(stacks))
+        for stack in hooks.stacks:
+            for number, layer in enumerate(model.get_submodule(stack.name).children()):
+                before(layer, hooks.enter(stack, number))
+                undo.callback(layer.register_forward_hook(hooks.leave).remove)
         # The fused inference path of nn.TransformerEncoder never calls its attention module.
         undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         for module in model.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                before, after = multihead(hooks, module)
-                hook(module.register_forward_pre_hook(before, with_kwargs=True))
-                hook(module.register_forward_hook(after, with_kwargs=True))
-            elif callable(vars(module).get("attend")):
-                original: Any = module.attend
-                vars(module)["attend"] = attribute(hooks, original)
-                undo.callback(vars(module).__setitem__, "attend", original)
+            _hook_attention(hooks, module, before, undo)
         for inner in _interface_models(model):
             undo.enter_context(huggingface(hooks, inner))
-        hook(model.register_forward_hook(hooks.end))
         yield hooks
+
+
+def _around_stacks(model: nn.Module, stacks: list[Stack]) -> dict[str, list[Stack]]:
+    """Find the stacks of layers, and return those inside each module that holds any, the model first."""
+    around: dict[str, list[Stack]] = {"": []}
+    for name, container in model.named_modules():
+        if (isinstance(container, nn.ModuleList) and len(container)) or _is_layer_sequence(container):
+            stacks.append(Stack(name, len(list(container.children()))))
+            parts = name.split(".")[:-1]
+            for end in range(len(parts) + 1):
+                around.setdefault(".".join(parts[:end]), []).append(stacks[-1])
+    return around
+
+
+def _hook_attention(hooks: Hooks, module: nn.Module, before: Callable, undo: ExitStack) -> None:
+    """Lead one module's attention, if it has any of its own, past the hooks."""
+    if isinstance(module, nn.MultiheadAttention):
+        first, last = multihead(hooks, module)
+        before(module, first)
+        undo.callback(module.register_forward_hook(last, with_kwargs=True).remove)
+        return
+    before_forward = watches_other_tokens(hooks.across, module)
+    if before_forward is not None:
+        before(module, before_forward)
+    original = getattr(module, "attend", None)
+    if attends(original):
+        own = vars(module).get("attend")
+        vars(module)["attend"] = attribute(hooks, module, original)
+        if own is None:
+            undo.callback(vars(module).pop, "attend")
+        else:
+            undo.callback(vars(module).__setitem__, "attend", own)
 
 
 def _interface_models(model: nn.Module) -> Iterator[nn.Module]:
@@ -259,26 +233,14 @@ def _interface_models(model: nn.Module) -> Iterator[nn.Module]:
             yield from _interface_models(child)
 
 
-def _follow_layers(
-    hooks: Hooks, name: str, container: nn.Module, layers: Sequence[int] | None, hook: Callable[[Any], None]
-) -> Stack:
-    """Hook a container's children as layers; return what will be seen of them."""
-    children = list(container.children())
-    depth = len(children)
-    chosen = range(depth) if layers is None else sorted({n % depth for n in layers if -depth <= n < depth})
-    stack = Stack(name, depth, tuple(chosen))
-    hooks.stacks.append(stack)
-    for number, layer in enumerate(children):
-        hook(layer.register_forward_pre_hook(hooks.enter(stack, number), with_kwargs=True))
-        hook(layer.register_forward_hook(hooks.leave(stack, number)))
-    return stack
-
-
 def _is_layer_sequence(module: nn.Module) -> bool:
     """Say whether a Sequential holds layers: children of one type, each with attention inside."""
     if not isinstance(module, nn.Sequential) or len({type(child) for child in module}) != 1:
         return False
     return all(
-        any(isinstance(part, nn.MultiheadAttention) or "attend" in vars(part) for part in child.modules())
+        any(
+            isinstance(part, nn.MultiheadAttention) or attends(getattr(part, "attend", None))
+            for part in child.modules()
+        )
         for child in module
     )

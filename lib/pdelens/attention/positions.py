@@ -55,10 +55,11 @@ def position_share(calibration: Flow, heldout: Flow, lattice: Lattice) -> Positi
         raise ValueError(f"{lattice} has {lattice.places} places: at least three are wanted.")
     names = ("pair", "offset", "pair, unbiased", "offset, unbiased", "total")
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    allowed = torch.ones(lattice.places, lattice.places, dtype=torch.bool)
-    allowed = allowed.tril() if heldout.causal else allowed
-    by_offset = _offset_projection(lattice, allowed)
-    for fitted, evaluated in zip(calibration.attention, heldout.attention, strict=True):
+    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    for layer, (fitted, evaluated) in enumerate(zip(calibration.attention, heldout.attention, strict=True)):
+        # The keys that every example and head may see.
+        allowed = heldout.allowed(layer)[..., own, own].all(0).all(0)
+        by_offset = _offset_projection(lattice, allowed)
         mean = _centred_logs(fitted, lattice, allowed).mean(0)  # (heads, places, places)
         logs = _centred_logs(evaluated, lattice, allowed)
         found["total"].append(logs.square().sum((-2, -1)))  # (examples, heads)

@@ -7,36 +7,39 @@ from torch import Tensor, nn
 
 from .call import AttentionCall, CaptureError
 from .hooks import hooked
+from .recording import fits
+from .runs import Run, Seen
 
 
-@contextmanager
-def substitute_attention(
-    model: nn.Module, attention: Sequence[Tensor], *, layers: Sequence[int] | None = None
-) -> Iterator[None]:
-    """Run the model with given attention: layer l mixes its values by `attention[l]`.
+class _Rewrite:
+    """Mixes values by given maps: the n-th self-attention of a pass by the n-th map."""
 
-    `attention[l]` has shape (batch, heads, queries, keys), or broadcasts to it; rows should sum to 1. With `layers`
-    only those are given it: the others compute their own from the states that the change has reached, and their entry
-    in `attention` is not looked at. Everything else (values, residuals, feed-forward parts) stays the model's own: the
-    causal test of whether an agreement of attention matters. Raises `CaptureError` where the model's attention can't be
-    replaced, `ValueError` where shapes disagree or a layer has no map. `nn.MultiheadAttention` is not supported. Cost:
-    the full map of every given layer, one product each.
+    def __init__(self, attention: Sequence[Tensor], layers: Sequence[int] | None, which: str | None):
+        self.attention, self.which = attention, which
+        self.chosen = None if layers is None else set(layers)
+        self.name: str | None = None
+        self.pass_: Run | None = None
+        self.met = 0
+        self.exact = False  # whether `which` is a stack's whole name
 
-    >>> import torch
-    >>> from pdelens.models import Configuration, Transformer
-    >>> model, pictures = Transformer(Configuration(layers=2)), torch.zeros(3, 28, 28, dtype=torch.uint8)
-    >>> with substitute_attention(model, [torch.full((49, 49), 1 / 49)] * 2, layers=[1]):
-    ...     model(pictures).shape
-    torch.Size([3, 10])
-    """
-    chosen = None if layers is None else set(layers)
-
-    def rewrite(layer: int, call: AttentionCall) -> Tensor:
-        if chosen is not None and layer not in chosen:
-            return call.weights() @ call.values()
-        if layer >= len(attention):
-            raise ValueError(f"{len(attention)} attentions were given, but the model has a layer {layer}.")
-        given = attention[layer].to(device=call.value.device, dtype=call.value.dtype)
+    def __call__(self, seen: Seen, call: AttentionCall) -> Tensor | None:
+        run = seen.path[0].run.head if seen.path else None
+        name = (run.stack.name if run else "") + " cross" * seen.cross
+        if not (name == self.which if self.exact else fits(name, self.which)):
+            return None
+        if self.name not in (None, name):
+            raise CaptureError(
+                f"maps were given, but the model attends in {self.name!r} and in {name!r}: say which with "
+                f"which={name!r}."
+            )
+        if self.name is None or run is None or run is not self.pass_:
+            self.name, self.pass_, self.met = name, run, 0 if run else self.met
+        layer, self.met = self.met, self.met + 1
+        if self.chosen is not None and layer not in self.chosen:
+            return None
+        if layer >= len(self.attention):
+            raise ValueError(f"{len(self.attention)} attentions were given, but the model has a layer {layer}.")
+        given = self.attention[layer].to(device=call.value.device, dtype=call.value.dtype)
         batch, heads, queries, _ = call.query.shape
         wanted = (batch, heads, queries, call.key.shape[-2])
         try:
@@ -45,12 +48,39 @@ def substitute_attention(
             raise ValueError(f"attention[{layer}] has shape {tuple(given.shape)}, but {wanted} is wanted.") from None
         return given @ call.values()
 
+
+@contextmanager
+def substitute_attention(
+    model: nn.Module, attention: Sequence[Tensor], *, layers: Sequence[int] | None = None, which: str | None = None
+) -> Iterator[None]:
+    """Run the model with given attention: layer l mixes its values by `attention[l]`.
+
+    `attention[l]` has shape (batch, heads, queries, keys), or broadcasts to it; rows should sum to 1. With `layers`
+    only those are given it: the others compute their own from the states that the change has reached, and their entry
+    in `attention` is not looked at. Self-attention alone is replaced; `which` as in `Recording.flow` names the stack
+    where the model has several ("decoder"), or its cross-attention ("cross"). Everything else (values, residuals,
+    feed-forward parts) stays the model's own: the causal test of whether an agreement of attention matters. Raises
+    `CaptureError` where the model's attention can't be replaced or several stacks attend, `ValueError` where shapes
+    disagree or a layer has no map. `nn.MultiheadAttention` is not supported. Cost: the full map of every given layer,
+    one product each.
+
+    >>> import torch
+    >>> from pdelens.models import Configuration, Transformer
+    >>> model, pictures = Transformer(Configuration(layers=2)), torch.zeros(3, 28, 28, dtype=torch.uint8)
+    >>> with substitute_attention(model, [torch.full((49, 49), 1 / 49)] * 2, layers=[1]):
+    ...     model(pictures).shape
+    torch.Size([3, 10])
+    """
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         raise CaptureError(
             "torch.nn.MultiheadAttention keeps its values to itself, so its attention can't be substituted: "
             "use a model with the attention interface or an `attend` attribute."
         )
+    rewrite = _Rewrite(attention, layers, which)
     with hooked(model, lambda *_: (None, None), rewrite=rewrite, states=False) as hooks:
+        rewrite.exact = any(which in (stack.name, f"{stack.name} cross") for stack in hooks.stacks)
         yield
-    if hooks.forwards and not hooks.calls_seen:
-        raise CaptureError(hooks.reason())
+    if hooks.forwards and (not hooks.calls_seen or rewrite.name is None):
+        if hooks.calls_seen:
+            raise CaptureError(f"no attention was replaced: which={which!r} fits no stack that attends.")
+        raise CaptureError(hooks.reason(type(model).__name__))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .auto import Calibrated, around, calibrated, halves, quantile
 from .copulas import fit
+from .labelled import labelled
 from .methods import Estimator, Method, chosen
 from .samples import at_least_one, pair, untied
 
@@ -62,7 +63,14 @@ class Estimate:
 
 
 def mutual_information(
-    x: Any, y: Any, method: str = "auto", *, neighbours: int = 10, shuffles: int = 100, seed: int = 0
+    x: Any,
+    y: Any,
+    method: str = "auto",
+    *,
+    labels: bool | None = None,
+    neighbours: int = 10,
+    shuffles: int = 100,
+    seed: int = 0,
 ) -> Estimate:
     r"""Return the mutual information I(X;Y) of paired samples with null, interval and warnings, in nats.
 
@@ -70,7 +78,9 @@ def mutual_information(
     (an elliptical copula, and the nearest-neighbour estimate of what it misses, calibrated at the same samples and
     dims) or one of `methods.METHODS`: `ksg` and `ksg2` (on columns of unit variance), `gaussian`, `gaussian_copula`,
     `binned` (cells of equal counts, Miller-Madow), `kernel_density`, `renyi`, `info_nce`, `nwj`, `mine`, `probe`
-    (usable information of a linear probe), `sliced`.
+    (usable information of a linear probe), `sliced`. `labels` says what whole numbers are: class labels, whose order
+    means nothing (True), or counts, ages, scores (False). If not given, up to 20 different ones that come ten times or
+    more each are taken for labels; `probe` takes any number of them so.
 
     The interval of a plain method is $v \pm t\,\sigma$, $\sigma$ the deviation over random halves drawn without
     replacement (for a mean it is that of the whole sample), stretched to one side by the calibration bias; `auto`
@@ -85,15 +95,17 @@ def mutual_information(
     (True, ())
     """
     started = time.perf_counter()
-    plan = chosen(method)
+    plan = chosen(method, labels)
     for name, count in (("neighbours", neighbours), ("shuffles", shuffles)):
         at_least_one(name, count)
-    x, y, notes = _admitted(x, y, plan, neighbours, seed)
+    if labels not in (None, True, False):
+        raise ValueError(f"labels={labels!r} was given: True, False or None is wanted.")
+    x, y, notes = _admitted(x, y, plan, neighbours, seed, labels)
     random = np.random.default_rng(seed)
     if method == "auto":
         found = calibrated(x, y, neighbours=neighbours, random=random)
     else:
-        found = _plainly(x, y, method, plan.make(neighbours, seed), random)
+        found = _plainly(x, y, method, plan, plan.make(neighbours, seed), random)
     statistic = (plan.quick or plan.make)(neighbours, seed)
     null, p_value, used = _null(x, y, plan, statistic, shuffles, random)
     ceiling = math.inf if found.elliptical else plan.ceiling(len(x), neighbours)
@@ -118,7 +130,9 @@ def mutual_information(
     )
 
 
-def _admitted(x: Any, y: Any, plan: Method, neighbours: int, seed: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _admitted(
+    x: Any, y: Any, plan: Method, neighbours: int, seed: int, labels: bool | None
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return what was given as paired samples without ties, and what was done to them; refuse what can't be used."""
     x, y = pair(x, y, 2 * neighbours + 2, f"2 (neighbours + 1) with neighbours={neighbours}, for random halves")
     room = 2 * (x.shape[1] + y.shape[1]) + 6
@@ -127,7 +141,7 @@ def _admitted(x: Any, y: Any, plan: Method, neighbours: int, seed: int) -> tuple
             f"{len(x)} samples of {x.shape[1]} + {y.shape[1]} columns were given: {room} are wanted, "
             "2 (dx + dy) + 6, to fit a copula to random halves; leave out columns or project them."
         )
-    return untied(x, y, torch.Generator().manual_seed(seed)) if plan.continuous else (x, y, ())
+    return untied(x, y, torch.Generator().manual_seed(seed), labels) if plan.continuous else (x, y, ())
 
 
 def calibration(
@@ -138,23 +152,29 @@ def calibration(
     information: float | None = None,
     repeats: int = 4,
     seed: int | np.random.Generator = 0,
+    continuous: bool = True,
 ) -> tuple[float, np.ndarray]:
     """Return the exact information of a copula fitted to x, y and what the estimator says on samples of it.
 
     The samples have the data's number, columns and dependence within x and within y (`copulas.Copula.like`); the
     dependence across is the fitted one, raised to `information` nats where that is more. Both in nats, the second
-    (repeats,).
+    (repeats,). Where they need not be `continuous`, classes keep to their values, and their model stands in for the
+    copula (`labelled.Labelled`).
     """
+    random = np.random.default_rng(seed)
+    classes = None if continuous else labelled(x, y, random)
+    if classes is not None:
+        return classes.information, np.array([estimator(*classes.sample(len(x), random)) for _ in range(repeats)])
     rows, dim_x = torch.cat([x, y], 1).numpy(), x.shape[1]
     fitted = fit(rows, dim_x)
     copula = fitted.copula.with_information(max(fitted.information, information or 0.0, 0.0))
-    random = np.random.default_rng(seed)
     drawn = (torch.from_numpy(copula.like(rows, random)) for _ in range(repeats))
     return copula.information, np.array([estimator(both[:, :dim_x], both[:, dim_x:]) for both in drawn])
 
 
-def _plainly(x: Tensor, y: Tensor, method: str, estimator: Estimator, random: np.random.Generator) -> Calibrated:
-    plan = chosen(method)
+def _plainly(
+    x: Tensor, y: Tensor, method: str, plan: Method, estimator: Estimator, random: np.random.Generator
+) -> Calibrated:
     value = estimator(x, y)
     # A half has twice the variance of the whole, and half of that is between halves of one sample.
     spread = float(np.std(halves(x, y, estimator, plan.halves, random), ddof=1))
@@ -162,13 +182,14 @@ def _plainly(x: Tensor, y: Tensor, method: str, estimator: Estimator, random: np
     if not plan.repeats:
         because = "It was asked for by name. It is a quantity of its own, so that no bias is stated."
         return Calibrated(value, around(value, [], margin), method, because, math.nan, ())
-    truth, drawn = calibration(x, y, estimator, information=value, repeats=plan.repeats, seed=random)
+    settings: dict[str, Any] = {"repeats": plan.repeats, "seed": random, "continuous": plan.continuous}
+    truth, drawn = calibration(x, y, estimator, information=value, **settings)
     bias = float(drawn.mean()) - truth
     notes = ()
     # At independence the truth is next to nothing, and noise would pass 20 % of it.
     if abs(bias) > max(0.2 * truth, 3 * spread / plan.repeats**0.5):
         notes = (
-            f"On samples of a fitted copula with {truth:.3f} nats, same size, the method's bias is "
+            f"On samples of a fitted model with {truth:.3f} nats, same size, the method's bias is "
             f"{bias:+.3f}: more than 20 %.",
         )
     interval = around(value, [value - bias], margin)

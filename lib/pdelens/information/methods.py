@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -59,10 +59,10 @@ def _binned(x: Tensor, y: Tensor) -> float:
     return density.binned(x, y, bins=bins, equal="count", correction="miller-madow")
 
 
-def _probe(x: Tensor, y: Tensor, **settings) -> float:
+def _probe(x: Tensor, y: Tensor, labels: bool | None = None, **settings) -> float:
     if y.shape[1] > 1:
         raise ValueError(f"y has {y.shape[1]} columns: method='probe' wants one column, labels or numbers.")
-    if is_labels(y[:, 0]):
+    if is_labels(y[:, 0]) if labels is None else labels:
         return neural.probe_bound(x, y[:, 0].unique(return_inverse=True)[1], **settings)
     return neural.gaussian_probe_bound(x, y, **settings)
 
@@ -102,10 +102,16 @@ METHODS: dict[str, Method] = {
 _AUTO = Method(_auto, ceiling_of_neighbours, lambda neighbours, _: quick(neighbours), null_samples=500)
 
 
-def chosen(method: str) -> Method:
-    """Return `auto` or one of `METHODS`, or raise ValueError where there is none of this name."""
+def chosen(method: str, labels: bool | None = None) -> Method:
+    """Return `auto` or one of `METHODS`, or raise ValueError where there is none of this name.
+
+    `labels` says whether whole numbers are class labels, to a probe.
+    """
     if method != "auto" and method not in METHODS:
         raise ValueError(f"method={method!r} was given: 'auto' or one of {', '.join(METHODS)} is wanted.")
+    if method == "probe" and labels is not None:
+        make, quick = _trained(_probe, labels=labels), _trained(_probe, labels=labels, steps=200)
+        return replace(METHODS[method], make=make, quick=quick)
     return METHODS.get(method, _AUTO)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Distance of two neighbours in single precision, of their size, and some room.
 _ROUNDING = 1e-6
+# Of so many different whole numbers one may guess that they are classes; of more that their order means something.
+_CLASSES = 20
 
 
 def as_samples(values: Any, name: str) -> Tensor:
@@ -79,12 +81,14 @@ def pair(x: Any, y: Any, at_least: int, why: str) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def untied(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def untied(
+    x: Tensor, y: Tensor, generator: torch.Generator, labels: bool | None = None
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return x and y with ties broken by a stated jitter, and what was done in words.
 
     Distances and ranks need continuous columns. A tied column gets uniform noise as wide as its smallest gap, which
-    is what rounding took away. Raises ValueError for class labels: whole numbers of which each comes ten times or
-    more.
+    is what rounding took away. Raises ValueError for class labels: whole numbers, up to 20 different ones, of which
+    each comes ten times or more (`labels` True: any whole numbers; False: none).
 
     >>> x, y = torch.arange(50.0)[:, None], torch.randn(50, 1)
     >>> rounded = torch.cat([x[:25], x[:25]])
@@ -100,7 +104,9 @@ def untied(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
         )
     mended, ties = [], []
     for values, name in ((x, "x"), (y, "y")):
-        columns = [_jittered(column, f"column {n} of {name}", generator, ties) for n, column in enumerate(values.T)]
+        columns = [
+            _jittered(column, f"column {n} of {name}", generator, ties, labels) for n, column in enumerate(values.T)
+        ]
         mended.append(torch.stack(columns, 1))
     return mended[0], mended[1], (*notes, *_told(ties, len(x)))
 
@@ -115,27 +121,30 @@ def is_labels(column: Tensor) -> bool:
 
 
 class _Tie(NamedTuple):
-    """What was mended of one column: how many of its values are tied, and how wide the noise is."""
+    """What was mended of one column: how many values are tied, how wide the noise is, whether they may be classes."""
 
     column: str
     tied: int
     width: float
+    guessed: bool
 
 
-def _jittered(column: Tensor, name: str, generator: torch.Generator, ties: list[_Tie]) -> Tensor:
+def _jittered(column: Tensor, name: str, generator: torch.Generator, ties: list[_Tie], labels: bool | None) -> Tensor:
     distinct, counts = column.unique(return_counts=True)
     tied = int(counts[counts > 1].sum())
     if not tied:
         return column
-    if is_labels(column):
+    whole = is_labels(column)
+    if (whole and len(distinct) <= _CLASSES) if labels is None else (labels and bool((column == column.round()).all())):
         raise ValueError(
             f"{name[0].upper()}{name[1:]} has {len(distinct)} whole numbers in {len(column)} samples, class labels "
-            "by the look of them: this method needs continuous values; take method='binned' or method='probe'."
+            "by the look of them: this method needs continuous values; take method='binned' or method='probe', or say "
+            "labels=False where they are counts or scores."
         )
     gap = float(distinct.diff().min())
     # As narrow as single precision at this size rounds: nobody need believe anything else for it.
     if gap > _ROUNDING * float(column.abs().max()):
-        ties.append(_Tie(name, tied, gap))
+        ties.append(_Tie(name, tied, gap, whole and labels is None))
     return column + gap * (torch.rand(len(column), generator=generator, dtype=torch.float64) - 0.5)
 
 
@@ -144,10 +153,15 @@ def _told(ties: list[_Tie], samples: int) -> tuple[str, ...]:
     if not ties:
         return ()
     most = max(ties, key=lambda tie: tie.tied)
+    order = (
+        " Whole numbers were taken for counts, not labels: say which by `labels`."
+        if any(tie.guessed for tie in ties)
+        else ""
+    )
     if len(ties) == 1:
         start = f"{most.tied} of {samples} values of {most.column} are tied"
-        return (f"{start}: uniform noise of width {most.width:.3g} was added.",)
+        return (f"{start}: uniform noise of width {most.width:.3g} was added.{order}",)
     return (
         f"{len(ties)} columns have tied values (most, {most.tied} of {samples}, {most.column}): uniform noise as wide "
-        f"as each one's smallest gap was added ({most.width:.3g} there).",
+        f"as each one's smallest gap was added ({most.width:.3g} there).{order}",
     )
