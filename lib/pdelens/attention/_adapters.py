@@ -191,7 +191,10 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
     def before(module: Any, args: tuple, kwargs: dict):
         names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        about = {"cross": not same(given["query"], given["key"]), "sequence_first": not attention.batch_first}
+        about: dict[str, Any] = {
+            "cross": not same(given["query"], given["key"]),
+            "sequence_first": not attention.batch_first,
+        }
         if not (adds_keys and hooks.needs_maps):
             hooks.seen(multihead_call(module, given), real=_real_keys(module, given), **about)
             return None
@@ -203,7 +206,7 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
         asked.append((given, about))
         return (), {**given, "need_weights": True, "average_attn_weights": False}
 
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
+    def after(module: Any, args: tuple, kwargs: dict, output: Any):
         if not asked:
             return None
         (given, about), (mixed, weights) = asked.pop(), output

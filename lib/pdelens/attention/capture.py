@@ -134,11 +134,11 @@ class _Capture(AbstractContextManager):
         states = [self._placed(state) for state in states]
         device = (states or maps)[0].device
         whole = torch.ones(examples, tokens, dtype=torch.bool, device=device)
-        fitting = sight.mask is not None and sight.mask.shape == whole.shape
+        mask = None if sight.mask is None or sight.mask.shape != whole.shape else sight.mask.to(device)
         flow = Flow(
             states=tuple(states),
             attention=tuple(maps),
-            mask=sight.mask.to(device) if fitting else whole,
+            mask=whole if mask is None else mask,
             causal=sight.causal,
             depths=torch.tensor([*(s.place for s in depth.steps), depth.steps[-1].place + 1], dtype=torch.float32),
             notes=depth.notes,

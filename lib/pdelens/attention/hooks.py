@@ -5,7 +5,7 @@ Three kinds of attention are met: Hugging Face models through their registered a
 found by its name. What is done with each call of attention is the reader's matter (see `capture`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
@@ -107,7 +107,9 @@ class Hooks:
 
     def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Note what leaves a layer; nothing leaves one that raised."""
-        parts = (output,) if isinstance(output, Tensor) else tuple(output or ())
+        if isinstance(output, Tensor):
+            output = (output,)
+        parts = tuple(output.values() if isinstance(output, Mapping) else output or ())
         state = _first_state(parts, {})
         self.runs.leave(None if state is None else state.detach())
 
@@ -125,12 +127,13 @@ class Hooks:
             kept, mixed = self.read(path, call, weights, mix)
         if call is not None:
             about |= {"mask": call.mask, "causal": call.causal, "device": call.query.device}
-            shape = (*call.query.shape[:3], call.key.shape[2])
+            batch, heads, queries = call.query.shape[:3]
+            keys = call.key.shape[2]
         else:
             assert weights is not None
             about |= {"known": False, "device": weights.device}
-            shape = tuple(weights.shape)
-        found = Seen(path, kept, shape=shape, **about)
+            batch, heads, queries, keys = weights.shape
+        found = Seen(path, kept, shape=(batch, heads, queries, keys), **about)
         for step in path:
             step.calls.append(found)
             step.run.calls.append(found)
@@ -214,7 +217,7 @@ def _hook_attention(hooks: Hooks, module: nn.Module, before: Callable, undo: Exi
     before_forward = watches_other_tokens(hooks.across, module)
     if before_forward is not None:
         before(module, before_forward)
-    original = getattr(module, "attend", None)
+    original: Any = getattr(module, "attend", None)
     if attends(original):
         own = vars(module).get("attend")
         vars(module)["attend"] = attribute(hooks, module, original)
