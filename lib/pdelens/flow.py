@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _doors
 from .files import read_tensors, write_tensors
 from .lattice import Lattice
 
@@ -42,19 +43,22 @@ class Flow:
     visible: tuple[Tensor, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "states", tuple(self.states))
-        object.__setattr__(self, "visible", tuple(self.visible))
-        object.__setattr__(self, "attention", tuple(self.attention))
+        for name in ("states", "attention", "visible"):
+            object.__setattr__(self, name, _series(name, getattr(self, name)))
         if not self.states and not self.attention:
             raise ValueError("a Flow without states and without attention was asked for: give at least one.")
         self._check_shapes()
-        if self.mask is None:
-            first = self.states[0][..., 0] if self.states else self.attention[0][:, 0, :, 0]
-            object.__setattr__(self, "mask", torch.ones_like(first, dtype=torch.bool))
-        else:
-            object.__setattr__(self, "mask", self.mask.bool())
-        if self.depths is None:
-            object.__setattr__(self, "depths", torch.arange(self.layers + 1.0))
+        shape = (self.examples, self.tokens)
+        device = (self.states or self.attention)[0].device
+        mask = torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        object.__setattr__(self, "mask", _doors.mask("mask", mask, shape))
+        if self.key_mask is not None:
+            keys = (self.examples, self.attention[0].shape[-1] if self.attention else self.key_mask.shape[-1])
+            object.__setattr__(self, "key_mask", _doors.mask("key_mask", self.key_mask, keys))
+        depths = torch.arange(self.layers + 1.0) if self.depths is None else self.depths
+        object.__setattr__(self, "depths", self._checked_depths(depths))
+        object.__setattr__(self, "notes", tuple(self.notes) if isinstance(self.notes, tuple | list) else self.notes)
+        self._check_circumstances()
         self._check_values()
 
     @property
@@ -192,14 +196,6 @@ class Flow:
                     f"attention of shape {tuple(self.attention[0].shape)} does not fit states of shape "
                     f"{tuple(self.states[0].shape)}: batch and queries must agree."
                 )
-        if self.mask is not None and tuple(self.mask.shape) != (self.examples, self.tokens):
-            raise ValueError(
-                f"the mask has shape {tuple(self.mask.shape)}, but ({self.examples}, {self.tokens}) is wanted."
-            )
-        if self.key_mask is not None and self.attention:
-            wanted = (self.examples, self.attention[0].shape[-1])
-            if tuple(self.key_mask.shape) != wanted:
-                raise ValueError(f"the key mask has shape {tuple(self.key_mask.shape)}, but {wanted} is wanted.")
         if self.visible:
             shapes = {(each.dtype, each.shape[0], *each.shape[2:]) for each in self.visible}
             wanted = (self.examples, *(self.attention[0].shape[2:] if self.attention else (self.tokens, self.tokens)))
@@ -210,12 +206,28 @@ class Flow:
                     f"`visible` of shapes {[tuple(each.shape) for each in self.visible]} was given: one boolean tensor "
                     f"({wanted[0]}, 1 or heads, {wanted[1]}, {wanted[2]}) a layer is wanted."
                 )
-        if self.depths is not None and len(self.depths) != self.layers + 1:
-            raise ValueError(f"{len(self.depths)} depths were given for {self.layers} layers: one more is wanted.")
+
+    def _checked_depths(self, depths: Any) -> Tensor:
+        depths = _doors.tensor("depths", depths, f"{self.layers + 1} increasing depth-times")
+        if depths.ndim != 1 or len(depths) != self.layers + 1:
+            raise ValueError(f"{len(depths)} depths were given for {self.layers} layers: one more is wanted.")
+        if not bool((depths.diff() > 0).all() & torch.isfinite(depths).all()):
+            raise ValueError(f"depths {depths.tolist()} were given: finite, increasing ones are wanted.")
+        return depths
+
+    def _check_circumstances(self) -> None:
+        _doors.flag("causal", self.causal)
+        _doors.is_a("lattice", self.lattice, (Lattice, type(None)), "a Chain, a Grid or None")
+        if self.lattice is not None and self.lattice.tokens != self.tokens:
+            raise ValueError(f"{self.lattice} of {self.lattice.tokens} tokens was given for {self.tokens} tokens.")
+        if not isinstance(self.notes, tuple) or not all(isinstance(note, str) for note in self.notes):
+            raise TypeError(f"notes={self.notes!r} were given: a tuple of sentences is wanted.")
 
     def _check_values(self) -> None:
         for name, series in (("states", self.states), ("attention", self.attention)):
             for layer, value in enumerate(series):
+                if not value.is_floating_point():
+                    raise TypeError(f"{name}[{layer}] of type {value.dtype} was given: floating point is wanted.")
                 if not finite(value):
                     raise ValueError(f"{name}[{layer}] holds values that are not finite: look at the layer before it.")
         whole = bool(self.mask.all())
@@ -223,12 +235,25 @@ class Flow:
             rows = value.detach().sum(-1)  # (batch, heads, queries)
             if not whole:
                 rows = rows.transpose(1, 2)[self.mask.to(value.device)]  # (real rows, heads)
+            if value.numel() and float(value.detach().min()) < -1e-6:
+                raise ValueError(
+                    f"attention[{layer}] has a weight of {float(value.min()):.4g}, but none is negative: give weights "
+                    "after the softmax."
+                )
             slack = 1e-2 if value.dtype in (torch.bfloat16, torch.float16) else 1e-4
             if rows.numel() and float((rows - 1).abs().max()) > slack:
                 raise ValueError(
                     f"attention[{layer}] has rows that sum to {float(rows.min()):.4g} ... {float(rows.max()):.4g}, "
                     "but every row of a real token must sum to 1."
                 )
+
+
+def _series(name: str, values: Any) -> tuple[Tensor, ...]:
+    """Return one tensor a depth; arrays are welcome, a tensor's first axis counts depths."""
+    if isinstance(values, Tensor):
+        return tuple(values)
+    _doors.is_a(name, values, (tuple, list, map, zip), "one tensor a layer")
+    return tuple(_doors.tensor(f"{name}[{layer}]", value, "a tensor") for layer, value in enumerate(values))
 
 
 def padding_of(mask: Tensor | None) -> Tensor | None:

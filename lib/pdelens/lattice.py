@@ -14,12 +14,14 @@ Special tokens (CLS, SEP) lie before or after the lattice's own; no difference t
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ._stencils import LARGE, SecondDifference
+from . import _doors
+from ._stencils import padded, second_difference
 
 BOUNDARIES = ("periodic", "neumann", "dirichlet")
 
@@ -38,8 +40,12 @@ class Lattice:
             raise ValueError(f"boundary {self.boundary!r} was given: choose from {', '.join(BOUNDARIES)}.")
         if any(not isinstance(side, int) or side < 3 for side in self.shape):
             raise ValueError(f"sides {self.shape} were given: each must be a whole number, at least 3.")
-        if min(self.special) < 0:
-            raise ValueError(f"special tokens {self.special} were given: they can't be negative.")
+        whole = [isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in self.special]
+        if len(whole) != 2 or not all(whole):
+            raise ValueError(
+                f"special tokens {self.special} were given: a whole number, or (before, after), is wanted."
+            )
+        _doors.flag("causal", self.causal)
         if self.causal and self.boundary == "periodic":
             raise ValueError("a periodic causal chain was asked for: its last token would be its first one's past.")
 
@@ -65,6 +71,7 @@ class Lattice:
 
     def check(self, u: Tensor) -> None:
         """Raise where a state does not fit: (..., tokens, width), floating point."""
+        _doors.is_a("state", u, Tensor, "a tensor (..., tokens, width)")
         if not u.is_floating_point():
             raise TypeError(f"a state of type {u.dtype} was given, but floating point is wanted: use u.float().")
         if u.ndim < 2 or u.shape[-2] != self.tokens:
@@ -107,8 +114,23 @@ def Grid(height: int, width: int, boundary: str = "neumann", special: int | tupl
     return Lattice((height, width), boundary, _pair(special))
 
 
+def _checked(u: Any, lattice: Lattice, mask: Any) -> tuple[Tensor, Tensor | None]:
+    """Return a state on a lattice and its mask as tensors; arrays are welcome."""
+    _doors.is_a("lattice", lattice, Lattice, "a Chain or a Grid")
+    u = _doors.tensor("u", u, "a state (..., tokens, width)")
+    lattice.check(u)
+    if mask is None:
+        return u, None
+    mask = _doors.tensor("mask", mask, "booleans (..., tokens)")
+    try:
+        mask = mask.expand(u.shape[:-1])
+    except RuntimeError:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u.shape[:-1])} is wanted.") from None
+    return u, _doors.booleans("mask", mask, "True at real tokens")
+
+
 def _pair(special: int | tuple[int, int]) -> tuple[int, int]:
-    return (special, 0) if isinstance(special, int) else (special[0], special[1])
+    return (special, 0) if not isinstance(special, tuple | list) else tuple(special)  # type: ignore[return-value]
 
 
 def laplacian(
@@ -128,7 +150,7 @@ def laplacian(
     >>> laplacian(torch.tensor([[0.0], [1.0], [4.0], [9.0]]), Chain(4, "dirichlet")).flatten().tolist()
     [0.0, 2.0, 2.0, 0.0]
     """
-    lattice.check(u)
+    u, mask = _checked(u, lattice, mask)
     _refuse_causal(lattice)
     if order not in (2, 4):
         raise ValueError(f"order {order} was given: choose 2 or 4.")
@@ -137,7 +159,7 @@ def laplacian(
     if mask is not None:
         return _masked_laplacian(u, lattice, order, mask)
     inner = lattice.unfold(u)
-    parts = [_second_difference(inner, axis, lattice.boundary, order) for axis in range(-1 - lattice.dims, -1)]
+    parts = [second_difference(inner, axis, lattice.boundary, order) for axis in range(-1 - lattice.dims, -1)]
     total = parts[0] if lattice.dims == 1 else parts[0] + parts[1]
     return lattice.fold(_pinned(total, lattice))
 
@@ -158,7 +180,7 @@ def gradient(
     >>> gradient(torch.tensor([[0.0], [1.0], [4.0], [9.0]]), Chain(4), "backward").flatten().tolist()
     [0.0, 1.0, 3.0, 5.0]
     """
-    lattice.check(u)
+    u, mask = _checked(u, lattice, mask)
     if scheme not in ("central", "forward", "backward"):
         raise ValueError(f"scheme {scheme!r} was given: choose central, forward or backward.")
     if lattice.causal and scheme != "backward":
@@ -172,10 +194,10 @@ def gradient(
     found = []
     for axis in range(-1 - lattice.dims, -1):
         side = inner.shape[axis]
-        padded = _padded(inner, axis, lattice.boundary, 1)
-        low, high = padded.narrow(axis, 0, side), padded.narrow(axis, 2, side)
+        wide = padded(inner, axis, lattice.boundary, 1)
+        low, high = wide.narrow(axis, 0, side), wide.narrow(axis, 2, side)
         if real is not None:
-            around = _padded(real, axis, "neumann", 1)
+            around = padded(real, axis, "neumann", 1)
             low = torch.where(around.narrow(axis, 0, side) & real, low, inner)
             high = torch.where(around.narrow(axis, 2, side) & real, high, inner)
         slope = {"central": (high - low) / 2, "forward": high - inner, "backward": inner - low}[scheme]
@@ -247,43 +269,6 @@ def _refuse_causal(lattice: Lattice) -> None:
             "a Laplacian on a causal chain was asked for, but causal weights without drift are the identity and a "
             "one-sided second difference is ill-posed: use upwind advection, which drifts."
         )
-
-
-def _second_difference(inner: Tensor, axis: int, boundary: str, order: int) -> Tensor:
-    """Second difference along one axis (pinned ends are set to zero later)."""
-    if order == 2 and inner.numel() >= LARGE:
-        return SecondDifference.apply(inner, axis, "zero" if boundary == "dirichlet" else boundary)  # type: ignore[return-value]
-    if order == 2 and boundary == "periodic":
-        return inner.roll(1, axis) + inner.roll(-1, axis) - 2 * inner
-    if order == 2:
-        # No flux beyond the ends (neumann), or no change at them (dirichlet).
-        around = (0, 0) * (-1 - axis) + (1, 1)
-        if boundary == "neumann":
-            return torch.nn.functional.pad(inner.diff(dim=axis), around).diff(dim=axis)
-        return torch.nn.functional.pad(inner.diff(n=2, dim=axis), around)
-    side = inner.shape[axis]
-    padded = _padded(inner, axis, boundary, order // 2)
-    far = padded.narrow(axis, 0, side) + padded.narrow(axis, 4, side)
-    near = padded.narrow(axis, 1, side) + padded.narrow(axis, 3, side)
-    return (16 * near - far - 30 * inner) / 12
-
-
-def _padded(inner: Tensor, axis: int, boundary: str, reach: int) -> Tensor:
-    """Extend one axis by `reach` at both ends as the boundary has it."""
-    side = inner.shape[axis]
-
-    def take(places):
-        return inner.index_select(inner.ndim + axis, torch.tensor(places, device=inner.device))
-
-    if boundary == "periodic":
-        before, after = take([side - reach + k for k in range(reach)]), take(list(range(reach)))
-    elif boundary == "neumann":
-        before, after = take(list(range(reach - 1, -1, -1))), take([side - 1 - k for k in range(reach)])
-    else:
-        # Odd about the pinned value: where it stays put, the second derivative vanishes there.
-        before = 2 * take([0]) - take(list(range(reach, 0, -1)))
-        after = 2 * take([side - 1]) - take([side - 2 - k for k in range(reach)])
-    return torch.cat([before, inner, after], axis)
 
 
 def _pinned(change: Tensor, lattice: Lattice) -> Tensor:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOMES = {"pdelens": ROOT / "lib", "companion": ROOT / "book"}
 # From the ground up. Rooms of one floor never import each other; inside a room anything may.
 FLOORS = (
-    ("pdelens.flow", "pdelens.lattice", "pdelens.files", "pdelens.intervals", "pdelens.models"),
+    ("pdelens.flow", "pdelens.lattice", "pdelens.files", "pdelens._doors", "pdelens.intervals", "pdelens.models"),
     ("pdelens.attention", "pdelens.pde", "pdelens.agreement", "pdelens.information"),
     ("pdelens.sensitivity",),
     ("pdelens.plots", "pdelens.report"),
@@ -25,7 +25,7 @@ FLOORS = (
 # It shows the face.
 READS_THE_FACE = ("companion.sphinx_api",)
 # Ground floor rooms that another of them is built on.
-CELLAR = ("pdelens.files", "pdelens._stencils", "pdelens.lattice")
+CELLAR = ("pdelens._doors", "pdelens.files", "pdelens._stencils", "pdelens.lattice")
 
 
 def modules(homes=HOMES):

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..flow import Flow
+from .. import _doors
+from ..flow import Flow, finite
 from ..intervals import bootstrap_interval
 from . import measures as agreement
 from .nulls import Maps, mean_states, uniform
@@ -109,7 +111,9 @@ def skill(score: ArrayLike, null: ArrayLike) -> np.ndarray:
     >>> float(skill(0.98, 0.5)), float(skill(0.98, 0.98))
     (0.96, 0.0)
     """
-    score, null = np.asarray(score, dtype=float), np.asarray(null, dtype=float)
+    score, null = (np.asarray(_doors.tensor(n, v, "cosines")) for n, v in (("score", score), ("null", null)))
+    if any(values.dtype.kind not in "biuf" for values in (score, null)):
+        raise TypeError("scores that are no real numbers were given: cosines are wanted.")
     return np.asarray(1 - (1 - score) / np.maximum(1 - null, 1e-9))
 
 
@@ -148,6 +152,7 @@ def compare(
     >>> round(report.headline(), 6)
     1.0
     """
+    _checked(flow, reference, nulls, calibration, measures)
     means = None if calibration is None else [a.mean(0) for a in _calibration_maps(calibration, reference)]
 
     def report(maps: Flow | Sequence[Tensor], who: str) -> Report:
@@ -169,7 +174,7 @@ def class_agreement(logits: Tensor, reference: Tensor) -> float:
 
 
 def _maps(flow: Flow | Sequence[Tensor], reference: Flow, who: str) -> Sequence[Tensor]:
-    maps = flow.attention if isinstance(flow, Flow) else tuple(flow)
+    maps = flow.attention if isinstance(flow, Flow) else _given_maps(flow, who)
     if not reference.attention:
         raise ValueError("the reference has no attention: capture it with attention='weights'.")
     if len(maps) != reference.layers:
@@ -189,8 +194,31 @@ def _maps(flow: Flow | Sequence[Tensor], reference: Flow, who: str) -> Sequence[
     return maps
 
 
+def _checked(flow: Any, reference: Any, nulls: Any, calibration: Any, measures: Any) -> None:
+    """Refuse what is of no kind that can be compared."""
+    _doors.is_a("flow", flow, (Flow, tuple, list), "a Flow, or one map a layer,")
+    _doors.is_a("reference", reference, Flow, "a Flow")
+    _doors.is_a("nulls", nulls, (Mapping, type(None)), "a dictionary of Flows or maps by name")
+    _doors.is_a("calibration", calibration, (Flow, type(None)), "a Flow")
+    _doors.is_a("measures", measures, (tuple, list, set, frozenset, type(None)), "a list of names")
+
+
+def _given_maps(maps: Any, who: str) -> tuple[Tensor, ...]:
+    """Return maps as tensors, weights that none is negative of."""
+    _doors.is_a(who, maps, (tuple, list), "one map a layer")
+    found = tuple(_doors.tensor(f"{who}, layer {layer},", each, "a map") for layer, each in enumerate(maps))
+    for layer, each in enumerate(found):
+        if not each.is_floating_point() or not bool((each >= -1e-6).all()) or not finite(each):
+            raise ValueError(
+                f"{who} has values in layer {layer} that are negative or not finite: weights after the softmax are "
+                "wanted."
+            )
+    return found
+
+
 def _calibration_maps(calibration: Flow, reference: Flow) -> tuple[Tensor, ...]:
-    if calibration.layers != reference.layers or calibration.heads != reference.heads:
+    sizes = [(one.layers, one.heads, one.tokens) for one in (calibration, reference)]
+    if sizes[0] != sizes[1]:
         raise ValueError(
             f"the calibration Flow is {calibration!r}, but one of the reference's own model is wanted: {reference!r}."
         )

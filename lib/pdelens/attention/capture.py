@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _doors
 from ..flow import Flow, finite
 from ..lattice import Lattice
 from .call import AttentionCall, CaptureError
@@ -201,13 +202,19 @@ def capture(
     >>> recording.flow()
     Flow(2 layers, 3 examples, 49 tokens, 4 heads, width 64)
     """
+    _doors.is_a("model", model, nn.Module, "a torch module")
     if attention not in KINDS:
         raise ValueError(f"attention={attention!r} was asked for: choose 'weights', 'statistics' or None.")
+    _doors.flag("states", states)
+    _doors.device("device", device)
+    _doors.is_a("dtype", dtype, (torch.dtype, type(None)), "a floating type such as torch.float16")
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype} was given: a floating type such as torch.float16 is wanted.")
+    _doors.whole("max_bytes", max_bytes)
     if attention != "statistics" and (options or positions is not None):
         raise ValueError("positions or options of statistics were given: they go with attention='statistics'.")
     options = {**options, "positions": positions} if attention == "statistics" else {}
-    if layers is not None and not len(layers):
-        raise ValueError("no layers were asked for: name at least one, or leave `layers` out for all.")
+    _doors.layers(layers)
     return _Capture(model, attention, layers, states, device, dtype, max_bytes, options)
 
 
@@ -231,8 +238,13 @@ def flow_of(
     >>> flow_of(Transformer(Configuration(layers=2)), torch.zeros(5, 28, 28, dtype=torch.uint8), batch=2)
     Flow(2 layers, 5 examples, 49 tokens, 4 heads, width 64)
     """
-    named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
-    examples = {len(value) for value in named.values()}
+    _doors.is_a("model", model, nn.Module, "a torch module")
+    _doors.whole("batch", batch)
+    _doors.device("device", device)
+    _doors.device("keep", keep)
+    given = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+    named = {name: _doors.tensor(name or "inputs", value, "one example a row") for name, value in given.items()}
+    examples = {len(value) if value.ndim else 0 for value in named.values()}
     if len(examples) != 1 or 0 in examples:
         raise ValueError(f"inputs of {sorted(examples)} examples were given: all need the same number, at least one.")
     model = model if device is None else model.to(device)

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from .. import _doors
 from ..lattice import Lattice
 from .tiles import Tile, TiledAttention
 
@@ -21,6 +22,10 @@ class Places:
     """
 
     def __init__(self, attention: TiledAttention, positions: Lattice | Tensor | None, special: Tensor | None):
+        if special is not None:
+            special = _doors.tensor("special", special, "booleans, True at special tokens,")
+        if positions is not None and not isinstance(positions, Lattice):
+            positions = _doors.tensor("positions", positions, "a lattice, or coordinates (tokens, dims),")
         if special is not None and special.dtype != torch.bool:
             raise TypeError(f"special of type {special.dtype} was given: boolean, True at special tokens, is wanted.")
         if isinstance(positions, Lattice):
@@ -71,7 +76,7 @@ class Displacements:
     """
 
     def __init__(self, attention: TiledAttention, places: Places, moments: bool, within: tuple[float, ...]):
-        if within and (places.place is None or min(within) < 0):
+        if within and (places.place is None or not all(radius >= 0 for radius in within)):
             raise ValueError(f"within={within} was given: it needs positions, and radii of at least 0.")
         self.attention, self.within = attention, within
         self.dims = places.dims if moments else 0

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _doors
 from ..flow import Flow
 from ..intervals import bootstrap_interval
 from ..lattice import Lattice
@@ -44,6 +45,15 @@ class Heads:
     """
 
     values: dict[str, Tensor]
+
+    def __post_init__(self):
+        _doors.is_a("values", self.values, dict, "a dictionary of tensors (examples, layers, heads)")
+        for name, value in self.values.items():
+            _doors.is_a(f"values[{name!r}]", value, Tensor, "a tensor (examples, layers, heads)")
+        if len({tuple(value.shape) for value in self.values.values()}) > 1:
+            raise ValueError(
+                f"measures of shapes {[tuple(v.shape) for v in self.values.values()]} were given: one shape."
+            )
 
     def mean(self, name: str) -> np.ndarray:
         """Return a measure's mean over examples, (layers, heads)."""
@@ -119,6 +129,11 @@ def measure_heads(flow: Flow, lattice: Lattice, radius: float = Thresholds.radiu
     >>> measure_heads(Flow(attention=[before[None, None]]), Chain(5)).values["drift 0"].item()
     -0.800000011920929
     """
+    _doors.is_a("flow", flow, Flow, "a Flow")
+    _doors.is_a("lattice", lattice, Lattice, "a Chain or a Grid")
+    _doors.real("radius", radius, 0)
+    if not flow.attention:
+        raise ValueError("a Flow without attention was given: capture it with attention='weights'.")
     layers = [_of_layer(maps, lattice, radius) for maps in flow.attention]
     return Heads({name: torch.stack([found[name] for found in layers], 1) for name in layers[0]})
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .tiles import TiledAttention, refuse_overflow
+from .tiles import TiledAttention, attention_inputs, refuse_overflow
 
 
 def attention_cosine(
@@ -97,6 +97,7 @@ def _pair(
     query_a, key_a, query_b, key_b, mask, causal, scale, window, fine=False
 ) -> tuple[TiledAttention, TiledAttention]:
     """Return two attentions that are read in the same tiles."""
+    query_a, key_a, query_b, key_b = attention_inputs(query_a=query_a, key_a=key_a, query_b=query_b, key_b=key_b)
     one = TiledAttention(query_a, key_a, mask, causal, window, scale, fine)
     other = TiledAttention(query_b, key_b, mask, causal, window, scale, fine)
     if (one.rows, one.keys, one.device) != (other.rows, other.keys, other.device):

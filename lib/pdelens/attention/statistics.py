@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import _doors
 from ..lattice import Lattice
 from .displacement import Displacements, Places
 from .moments import Moments
-from .tiles import TiledAttention, TiledMaps, refuse_overflow
+from .tiles import TiledAttention, TiledMaps, attention_inputs, refuse_overflow
 
 # From so many keys on, logits rounded to float32 no longer give the drift of wide rows to 1e-4.
 LONG = 1024
@@ -95,7 +96,8 @@ def attention_statistics(
     >>> found.entropy.exp().round(decimals=4).tolist(), found.drift[0, 0, :, 0].tolist()
     ([[[1.0, 2.0, 3.0, 4.0]]], [0.0, -0.5, -1.0, -1.5])
     """
-    fine = moments and positions is not None and key.shape[-2] > LONG
+    query, key = attention_inputs(query=query, key=key)
+    fine = moments and positions is not None and key.ndim > 1 and key.shape[-2] > LONG
     attention = TiledAttention(query, key, mask, causal, window, scale, fine)
     places = Places(attention, positions, special)
     return _read(attention, None, places, moments, tuple(within))[1]
@@ -127,13 +129,19 @@ def attend_with_statistics(
     >>> output.flatten().tolist(), statistics.collision[0, 0, 1].item()
     ([0.0, 1.5, 3.0], 0.5)
     """
-    fine = moments and positions is not None and key.shape[-2] > LONG
+    query, key = attention_inputs(query=query, key=key)
+    fine = moments and positions is not None and key.ndim > 1 and key.shape[-2] > LONG
     attention = TiledAttention(query, key, mask, causal, window, scale, fine)
+    (value,) = attention_inputs(value=value)
     if not value.is_floating_point() or value.ndim < 3 or value.shape[-3:-1] != key.shape[-3:-1]:
         raise ValueError(
             f"a value of shape {tuple(value.shape)} and type {value.dtype} was given, but floating point of shape "
             f"{(*key.shape[:-1], 'value_dim')} is wanted, like the key."
         )
+    try:
+        value.expand(*attention.batch, *value.shape[-3:])
+    except RuntimeError:
+        raise ValueError(f"a value of shape {tuple(value.shape)} does not fit examples {attention.batch}.") from None
     if value.device != query.device:
         raise ValueError(f"a value on {value.device} and a query on {query.device} were given: move one to the other.")
     if torch.is_grad_enabled() and any(given.requires_grad for given in (query, key, value)):
@@ -164,7 +172,7 @@ def statistics_of(
     >>> statistics_of(torch.full((1, 2, 4), 0.25)).entropy.exp().tolist()
     [[4.0, 4.0]]
     """
-    maps = TiledMaps(weights)
+    maps = TiledMaps(_doors.tensor("attention", weights, "weights (..., heads, queries, keys)"))
     statistics = _read(maps, None, Places(maps, positions, special), moments, tuple(within))[1]
     return replace(statistics, logsumexp=torch.full_like(statistics.entropy, math.nan))
 
@@ -173,6 +181,7 @@ def _read(
     attention: TiledAttention, value: Tensor | None, places: Places, moments: bool, within: tuple[float, ...]
 ) -> tuple[Tensor | None, AttentionStatistics]:
     """Go once through the tiles: sum in each, divide and combine at the end, where it costs one operation."""
+    _doors.flag("moments", moments)
     landing = Displacements(attention, places, moments, within)
     found: list[list[Tensor]] = []
     with attention.full_precision():

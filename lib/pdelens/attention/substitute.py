@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from .. import _doors
 from .call import AttentionCall, CaptureError
 from .hooks import hooked
 from .recording import fits
@@ -20,6 +21,7 @@ class _Rewrite:
         self.name: str | None = None
         self.pass_: Run | None = None
         self.met = 0
+        self.asked: set[int] = set()
         self.exact = False  # whether `which` is a stack's whole name
 
     def __call__(self, seen: Seen, call: AttentionCall) -> Tensor | None:
@@ -35,10 +37,16 @@ class _Rewrite:
         if self.name is None or run is None or run is not self.pass_:
             self.name, self.pass_, self.met = name, run, 0 if run else self.met
         layer, self.met = self.met, self.met + 1
+        self.asked.add(layer)
         if self.chosen is not None and layer not in self.chosen:
             return None
         if layer >= len(self.attention):
             raise ValueError(f"{len(self.attention)} attentions were given, but the model has a layer {layer}.")
+        if not bool((self.attention[layer] >= 0).all()):
+            raise ValueError(f"attention[{layer}] has weights that are negative or NaN: each row is a distribution.")
+        rows = self.attention[layer].sum(-1)
+        if not bool(((rows - 1).abs() < 1e-2).logical_or(rows == 0).all()):
+            raise ValueError(f"attention[{layer}] has rows that do not sum to 1: each row is a distribution.")
         given = self.attention[layer].to(device=call.value.device, dtype=call.value.dtype)
         batch, heads, queries, _ = call.query.shape
         wanted = (batch, heads, queries, call.key.shape[-2])
@@ -71,6 +79,11 @@ def substitute_attention(
     ...     model(pictures).shape
     torch.Size([3, 10])
     """
+    _doors.is_a("model", model, nn.Module, "a torch module")
+    _doors.layers(layers)
+    _doors.is_a("which", which, (str, type(None)), "a stack's name")
+    _doors.is_a("attention", attention, (tuple, list), "one map a layer")
+    attention = [_doors.tensor(f"attention[{layer}]", each, "a map") for layer, each in enumerate(attention)]
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         raise CaptureError(
             "torch.nn.MultiheadAttention keeps its values to itself, so its attention can't be substituted: "
@@ -80,6 +93,13 @@ def substitute_attention(
     with hooked(model, lambda *_: (None, None), rewrite=rewrite, states=False) as hooks:
         rewrite.exact = any(which in (stack.name, f"{stack.name} cross") for stack in hooks.stacks)
         yield
+    beyond = sorted((rewrite.chosen or set()) - rewrite.asked)
+    surplus = layers is None and len(rewrite.attention) > len(rewrite.asked)
+    if rewrite.asked and (beyond or surplus):
+        raise ValueError(
+            f"maps for {f'layer {beyond[0]}' if beyond else f'{len(rewrite.attention)} layers'} were given, but "
+            f"{rewrite.name!r} has {len(rewrite.asked)} layers."
+        )
     if hooks.forwards and (not hooks.calls_seen or rewrite.name is None):
         if hooks.calls_seen:
             raise CaptureError(f"no attention was replaced: which={which!r} fits no stack that attends.")

@@ -9,10 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import _doors
 from ..flow import finite
 
 # Weights in a tile: on a CPU it stays in its caches, an accelerator wants large pieces.
@@ -69,8 +71,11 @@ class TiledAttention:
                 f"{self.queries} queries and {self.keys} keys were given with causal={causal}, window={window}: both "
                 "need as many queries as keys; state which keys may be seen as a mask instead."
             )
-        if window is not None and window < 1:
-            raise ValueError(f"window={window} was given: it counts the keys that a query may see, at least 1.")
+        _doors.flag("causal", causal)
+        if window is not None:
+            _doors.whole("window", window)
+        if scale is not None:
+            _doors.real("scale", scale)
         self.causal, self.window = causal, window
         self.exact = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
         self.device = query.device
@@ -208,6 +213,7 @@ class TiledAttention:
         """Return the mask as (examples | 1, heads | 1, queries | 1, keys), and real queries (examples | 1, queries)."""
         if mask is None:
             return None, None
+        mask = _doors.tensor("mask", mask, "booleans, True where a key may be seen,")
         padding, full = (*self.batch, self.keys), (*self.rows, self.keys)
         wanted = padding if mask.ndim == len(padding) else full
         if mask.ndim != len(wanted) or any(
@@ -256,6 +262,11 @@ class TiledMaps(TiledAttention):
         given = self.maps[heads, queries]
         torch.log2(given.to(self.exact), out=out).clamp_min_(HIDDEN)
         return None, None, (given > 0).sum(-1)
+
+
+def attention_inputs(**given: Any) -> tuple[Tensor, ...]:
+    """Return queries, keys or values by their names as tensors."""
+    return tuple(_doors.tensor(name, value, "(..., heads, tokens, head_dim)") for name, value in given.items())
 
 
 def _check(query: Tensor, key: Tensor) -> tuple[int, ...]:

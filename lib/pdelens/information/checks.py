@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _doors
 from .auto import halves
 from .estimate import calibration
 from .methods import Estimator, chosen
-from .samples import at_least_one, pair, untied
+from .samples import pair, untied
 
 
 class Check(NamedTuple):
@@ -68,7 +69,8 @@ def check_estimator(x: Any, y: Any, method: str = "auto", *, neighbours: int = 1
     (['invariance', 'processing', 'additivity', 'calibration'], ())
     """
     plan = chosen(method)
-    at_least_one("neighbours", neighbours)
+    _doors.whole("neighbours", neighbours)
+    _doors.whole("seed", seed, 0)
     estimator = plan.make(neighbours, seed)
     x, y = pair(x, y, 4 * neighbours + 4, f"4 (neighbours + 1) with neighbours={neighbours}, for random halves")
     generator, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)

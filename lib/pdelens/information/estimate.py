@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _doors
 from .auto import Calibrated, around, calibrated, halves, quantile
 from .copulas import fit
 from .labelled import labelled
 from .methods import Estimator, Method, chosen
-from .samples import at_least_one, pair, untied
+from .samples import pair, untied
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,7 @@ def mutual_information(
     """
     started = time.perf_counter()
     plan = chosen(method, labels)
-    for name, count in (("neighbours", neighbours), ("shuffles", shuffles)):
-        at_least_one(name, count)
-    if labels not in (None, True, False):
-        raise ValueError(f"labels={labels!r} was given: True, False or None is wanted.")
+    _refuse_nonsense(labels, neighbours, shuffles, seed)
     x, y, notes = _admitted(x, y, plan, neighbours, seed, labels)
     random = np.random.default_rng(seed)
     if method == "auto":
@@ -109,8 +107,7 @@ def mutual_information(
     statistic = (plan.quick or plan.make)(neighbours, seed)
     null, p_value, used = _null(x, y, plan, statistic, shuffles, random)
     ceiling = math.inf if found.elliptical else plan.ceiling(len(x), neighbours)
-    if found.value > 0.7 * ceiling:
-        notes += (f"The value passes 70 % of what the method can report at this size ({ceiling:.2f} nats).",)
+    notes += _near(found.value, ceiling)
     return Estimate(
         found.value,
         found.interval,
@@ -128,6 +125,19 @@ def mutual_information(
         time.perf_counter() - started,
         notes + found.warnings,
     )
+
+
+def _near(value: float, ceiling: float) -> tuple[str, ...]:
+    if value <= 0.7 * ceiling:
+        return ()
+    return (f"The value passes 70 % of what the method can report at this size ({ceiling:.2f} nats).",)
+
+
+def _refuse_nonsense(labels: Any, neighbours: Any, shuffles: Any, seed: Any) -> None:
+    for name, count, least in (("neighbours", neighbours, 1), ("shuffles", shuffles, 1), ("seed", seed, 0)):
+        _doors.whole(name, count, least)
+    if not (labels is None or isinstance(labels, bool)):
+        raise ValueError(f"labels={labels!r} was given: True, False or None is wanted.")
 
 
 def _admitted(

@@ -53,18 +53,6 @@ def _as_tensor(values: Any, name: str) -> Tensor:
     return values
 
 
-def at_least_one(name: str, count: Any) -> None:
-    """Raise ValueError unless a count is a whole number from 1 up.
-
-    >>> at_least_one("neighbours", 2.5)
-    Traceback (most recent call last):
-    ...
-    ValueError: neighbours=2.5 was given: a whole number, at least 1, is wanted.
-    """
-    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name}={count!r} was given: a whole number, at least 1, is wanted.")
-
-
 def pair(x: Any, y: Any, at_least: int, why: str) -> tuple[Tensor, Tensor]:
     """Return x and y as samples of one pair of variables, or say which of the two is wrong and how.
 

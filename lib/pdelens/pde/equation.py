@@ -18,6 +18,7 @@ from ..lattice import Lattice
 from .constraints import Sphere
 from .modes import Modes
 from .normalisers import NORMALISERS
+from .settings import refuse_nonsense, refuse_parts
 from .terms import Advection, Diffusion, Looking, Reaction, SelfAttention, Term
 
 
@@ -87,9 +88,19 @@ class PDE(nn.Module):
         super().__init__()
         if not terms:
             raise ValueError("an equation without terms was asked for: give at least one.")
+        refuse_parts(terms, lattice, depth, constraint, clock)
         self.terms = nn.ModuleDict(dict(terms))
         self.lattice, self.depth, self.constraint, self.clock = lattice, float(depth), constraint, clock
         self.off: set[str] = set()
+        self.width: Any = None  # of its states, where it is of one width alone
+
+    def checked(self, u: Tensor) -> Tensor:
+        """Return a state, or raise `ValueError` where it does not fit the equation's lattice or width."""
+        if self.lattice is not None:
+            self.lattice.check(u)
+        if self.width is not None and u.shape[-1] != self.width:
+            raise ValueError(f"a state of width {u.shape[-1]} was given, but the equation's is {self.width}.")
+        return u
 
     def active(self) -> dict[str, Term]:
         """Return the terms that are switched on, in order."""
@@ -227,8 +238,8 @@ class TransformerPDE(PDE):
         epsilon: float = 1e-12,
         seed: int = 0,
     ):
-        see = _look(form, normalisation)
-        temporal = {"depth": float(depth), "modes": temporal_modes, "basis": basis}
+        refuse_nonsense(locals())
+        see, temporal = _look(form, normalisation), {"depth": float(depth), "modes": temporal_modes, "basis": basis}
         matrices: dict[str, Any] = {**temporal, "rank": rank, "scaled": scaled}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -241,7 +252,7 @@ class TransformerPDE(PDE):
             terms |= {n: PostNorm(t, width, **temporal) for n, t in terms.items() if n in ("attention", "reaction")}
         ticks = Modes(torch.zeros(()), float(depth), int(depth), "piecewise") if clock else None
         super().__init__(terms, lattice, depth, Sphere(epsilon) if form == "post" else None, ticks)
-        self.form = form
+        self.form, self.width = form, width
         # A post-norm Transformer's last norm belongs to no later sublayer.
         self.last_norm: tuple[Tensor, Tensor] | None = None
 

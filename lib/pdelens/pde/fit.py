@@ -15,6 +15,7 @@ from torch import Tensor
 from ..flow import Flow
 from .checkpoints import generator_for
 from .equation import PDE
+from .given import planned, refuse_unusable
 from .integrate import DivergenceError, solve
 from .loop import Loop
 from .modes import Modes
@@ -91,7 +92,8 @@ def fit(
     >>> bool((found.pde.terms["diffusion"].diffusivity(0.0) > 0.25).all())
     True
     """
-    plan = _planned(plan, settings, readout)
+    plan = planned(plan, settings, readout)
+    refuse_unusable(pde, flows, validation, readout, checkpoint, stop_after, until)
     validation = None if plan.supervision == "labels" else validation
     path = None if checkpoint is None else Path(checkpoint)
     job = asdict(plan) | {"equation": str(pde)}
@@ -116,17 +118,6 @@ def fit(
     if finished and best:
         pde.load_state_dict(best)
     return Fit(pde, {key: about[key] for key in ("job", "step", "curve", "best", "seconds")}, finished)
-
-
-def _planned(plan: Plan | None, settings: dict[str, Any], readout: Callable[..., Tensor] | None) -> Plan:
-    """Return what is to be done, or say what does not go together."""
-    if plan is not None and settings:
-        named = ", ".join(settings)
-        raise ValueError(f"a plan and {named} were given: put settings into the plan, or give them alone.")
-    plan = Plan(**settings) if plan is None else plan
-    if plan.supervision in ("labels", "attention+states+logits") and readout is None:
-        raise ValueError(f"supervision {plan.supervision!r} was asked for without a readout: give the teacher's head.")
-    return plan
 
 
 @torch.no_grad()
@@ -179,6 +170,7 @@ def _fitting(pde: PDE, flow: Flow, plan: Plan) -> Tensor:
     """
     if not flow.states:
         raise ValueError("a Flow without states was given: an equation starts at the state at depth 0.")
+    pde.checked(flow.states[0])
     if "attention" in plan.supervision and not flow.attention:
         raise ValueError(
             f"supervision {plan.supervision!r} was asked for, but the Flow has no attention: capture it with "

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .. import _doors
 from ..flow import Flow, finite
 from .equation import PDE
 from .schemes import SCHEMES, Clip, Frozen, Steps, Watch
@@ -62,11 +63,13 @@ def integrate(
     >>> integrate(pde, torch.randn(3, 8, 4), method="rk4", substeps=2)
     Flow(2 layers, 3 examples, 8 tokens, width 4)
     """
-    times = _checked(pde, u0, depths, method, substeps, diffusion_step)
-    if mask is not None:
-        if mask.shape != u0.shape[:-1]:
-            raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u0.shape[:-1])} is wanted.")
-        mask = mask.bool()
+    _doors.is_a("pde", pde, PDE, "an equation")
+    u0 = pde.checked(_doors.state("u0", u0))
+    times = _checked(pde, depths, method, substeps, diffusion_step)
+    mask = _doors.mask("mask", mask, u0.shape[:-1])
+    _doors.real("rtol", rtol, above=0)
+    _doors.real("atol", atol, 0)
+    _doors.flag("check_steps", check_steps)
     fixed = SCHEMES[method].step is not None
     notes = reaction_notes(pde, times, substeps) if fixed else ()
     if check_steps and fixed:
@@ -110,27 +113,23 @@ def solve(
     return states, [m for m in maps if m is not None]
 
 
-def _checked(pde, u0, depths, method, substeps, diffusion_step) -> list[float]:
-    if method not in SCHEMES:
-        raise ValueError(f"method {method!r} was given: choose from {', '.join(SCHEMES)}.")
-    if not isinstance(substeps, int) or substeps < 1:
-        raise ValueError(f"{substeps} substeps were asked for: a whole number, at least 1, is wanted.")
-    if diffusion_step not in DIFFUSION_STEPS:
-        raise ValueError(f"diffusion step {diffusion_step!r} was given: choose from {', '.join(DIFFUSION_STEPS)}.")
+def _checked(pde, depths, method, substeps, diffusion_step) -> list[float]:
+    _doors.option("method", method, SCHEMES)
+    _doors.whole("substeps", substeps)
+    _doors.option("diffusion step", diffusion_step, DIFFUSION_STEPS)
     if diffusion_step != "explicit" and not SCHEMES[method].splitting:
         raise ValueError(f"a {diffusion_step} diffusion step with {method!r} was asked for: use 'lie' or 'strang'.")
-    if not u0.is_floating_point():
-        raise TypeError(f"a state of type {u0.dtype} was given, but floating point is wanted: use u0.float().")
-    if u0.ndim != 3:
-        raise ValueError(f"a state of shape {tuple(u0.shape)} was given, but (batch, tokens, width) is wanted.")
-    if pde.lattice is not None:
-        pde.lattice.check(u0)
-    if not finite(u0):
-        raise ValueError("the initial state holds NaN or infinity: look at what made it.")
-    times = list(range(int(pde.depth) + 1)) if depths is None else [float(t) for t in depths]
-    if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
-        raise ValueError(f"depths {times} were given: at least two, increasing, are wanted.")
-    return [float(t) for t in times]
+    if depths is None:
+        return [float(t) for t in range(int(pde.depth) + 1)]
+    given = _doors.tensor("depths", depths, "a row of depth-times").flatten().double()
+    times = [float(t) for t in given]
+    inside = all(-1e-6 <= t <= pde.depth + 1e-6 for t in times)  # false for NaN too
+    if len(times) < 2 or any(b <= a for a, b in pairwise(times)) or not inside:
+        raise ValueError(
+            f"depths {times} were given: at least two, increasing, inside [0, {pde.depth:g}], where the equation "
+            "lives, are wanted."
+        )
+    return times
 
 
 def _clip(pde: PDE, a: float, b: float) -> Clip:

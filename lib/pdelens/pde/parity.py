@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _doors
 from ..lattice import Grid, Lattice
 from ..models import Transformer
 from .equation import PostNorm, TransformerPDE
@@ -26,6 +27,7 @@ def equation_of(model: nn.Module, lattice: Lattice | None = None) -> Transformer
     >>> print(equation_of(Transformer(Configuration(layers=2))))
     ∂u/∂t = W A(u) V n(u) + R(n(u)),  t in [0, 2], grid of 7 × 7, neumann, 2 piecewise modes
     """
+    _doors.is_a("lattice", lattice, (Lattice, type(None)), "a Chain, a Grid or None")
     # A model of transformers can't be here without it, and the library does not import it for a question.
     bert = getattr(sys.modules.get("transformers"), "BertModel", None)
     if isinstance(model, Transformer):
@@ -48,6 +50,8 @@ def _from_small_transformer(model: Any, lattice: Lattice | None) -> TransformerP
         )
     if lattice is None and not about.vocabulary:
         lattice = Grid(about.side // about.patch, about.side // about.patch)
+    if lattice is not None and not about.vocabulary and lattice.tokens != about.tokens:
+        raise ValueError(f"{lattice} of {lattice.tokens} tokens was given for a teacher of {about.tokens}.")
     pde = _blank(about.width, about.heads, about.layers, 4 * about.width, about.activation, lattice, "pre", 1e-5)
     pde.to(next(model.parameters()))
     attention, reaction = pde.terms["attention"], pde.terms["reaction"]

@@ -1,12 +1,12 @@
 """What a calibration does: its supervision, and the policy by which it steps depth-time."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 
+from .. import _doors
 from .schemes import SCHEMES, Steps
 
 OPTIMIZERS = ("muon", "adam")
@@ -53,8 +53,16 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self):
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(f"supervision {self.supervision!r} was given: choose from {', '.join(SUPERVISIONS)}.")
+        _doors.option("supervision", self.supervision, SUPERVISIONS)
+        _doors.option("optimizer", self.optimizer, OPTIMIZERS)
+        _doors.option("method", self.method, [name for name, scheme in SCHEMES.items() if scheme.step is not None])
+        _doors.is_a("graded", self.graded, (tuple, list), "pairs (low, high), one a layer,")
+        _doors.is_a("entry", self.entry, (tuple, list), "increasing shares of the first layer")
+        for name, least in (("steps", 1), ("batch", 1), ("validate_every", 1), ("patience", 0), ("seed", 0)):
+            _doors.whole(name, getattr(self, name), least)
+        for name in ("refinement", "smooth", "forced", "coarse", "doubled"):
+            _doors.real(name, getattr(self, name), 0)
+        _doors.real("peak_rate", self.peak_rate, above=0)
         for low, high in self.ranges:
             if low < 1 or high < low:
                 raise ValueError(f"sub-steps {(low, high)} were given: a number, or (low, high), from 1 up, is wanted.")
@@ -62,22 +70,8 @@ class Plan:
             raise ValueError(f"smooth={self.smooth:g} with method {self.method!r} was given: it needs 'heun'.")
         if any(not a < b for a, b in pairwise((0.0, *self.entry, 1.0))):
             raise ValueError(f"entry times {self.entry} were given: increasing shares of the first layer are wanted.")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer {self.optimizer!r} was given: choose from {', '.join(OPTIMIZERS)}.")
-        if self.method not in SCHEMES or SCHEMES[self.method].step is None:
-            known = ", ".join(name for name, scheme in SCHEMES.items() if scheme.step is not None)
-            raise ValueError(f"method {self.method!r} was given: choose from {known}.")
-        for name, least in (("steps", 1), ("batch", 1), ("validate_every", 1), ("patience", 0)):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise ValueError(f"{name}={count!r} was given: a whole number, at least {least}, is wanted.")
-        for name, least in (("peak_rate", 1e-300), ("refinement", 0.0), ("smooth", 0.0)):
-            value = getattr(self, name)
-            if not least <= value < math.inf:
-                wanted = "above 0" if least else "not below 0"
-                raise ValueError(f"{name}={value!r} was given: a number {wanted} is wanted.")
         for name, share in (("forced", self.forced), ("coarse", self.coarse), ("doubled", self.doubled)):
-            if not 0 <= share <= 1:
+            if share > 1:
                 raise ValueError(f"a share of {share} {name} steps was given: between 0 and 1 is wanted.")
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .. import _doors
 from ..flow import padding_of
 from ..pde.equation import PDE
 
@@ -32,7 +33,8 @@ class FieldJacobian:
     """
 
     def __init__(self, pde: PDE, t: float, u: Tensor, mask: Tensor | None = None):
-        self.pde, self.t, self.mask = pde, float(t), _checked(pde, t, u, mask)
+        u, self.mask = _checked(pde, t, u, mask)
+        self.pde, self.t = pde, float(t)
         self.point = u.detach().clone().requires_grad_()
         # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -79,16 +81,14 @@ class FieldJacobian:
         return self.real(found)
 
 
-def _checked(pde: PDE, t: float, u: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Refuse what is no state of the equation at a depth-time; return the mask where it leaves any token out."""
+def _checked(pde: PDE, t: float, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Refuse what is no state of the equation at a depth-time; return it, and the mask where it leaves tokens out."""
+    _doors.is_a("pde", pde, PDE, "an equation")
+    _doors.real("t", t)
     if not 0 <= float(t) <= pde.depth:
         raise ValueError(f"depth-time {float(t):g} was given, but the equation lives on [0, {pde.depth:g}].")
-    if not u.is_floating_point() or u.ndim != 3:
-        about = f"of shape {tuple(u.shape)} and type {u.dtype}"
-        raise ValueError(f"a state {about} was given, but (batch, tokens, width) of floating point is wanted.")
-    if pde.lattice is not None:
-        pde.lattice.check(u)
-    if mask is not None and mask.shape != u.shape[:-1]:
-        raise ValueError(f"the mask has shape {tuple(mask.shape)}, but {tuple(u.shape[:-1])} is wanted.")
-    mask = padding_of(mask)
-    return None if mask is None else mask.bool().to(u.device)
+    u = pde.checked(_doors.state("u", u))
+    mask = padding_of(_doors.mask("mask", mask, u.shape[:-1]))
+    if mask is not None and not bool(mask.any(1).all()):
+        raise ValueError("an example without a real token was given: leave it out.")
+    return u, None if mask is None else mask.to(u.device)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .. import _doors
 from ..pde.equation import PDE
 from .jacobian import FieldJacobian
 
@@ -102,6 +103,7 @@ def spectrum(
     >>> round(float(spectrum(heat, 0.0, torch.zeros(1, 3, 1)).log_norms.lower), 4)
     -3.0
     """
+    _doors.flag("arnoldi", arnoldi)
     jacobian = FieldJacobian(pde, t, u, mask)
     modes = eigenvalues(jacobian) if arnoldi else None
     return Spectrum(jacobian.t, lipschitz_constant(jacobian), logarithmic_norms(jacobian), modes)

@@ -1,0 +1,659 @@
+"""Every public function called with one argument bad: each answers in a sentence of its own, or means what it does."""
+
+import inspect
+import traceback
+
+import pytest
+import torch
+
+import pdelens
+from pdelens import (
+    PDE,
+    Chain,
+    FieldJacobian,
+    Flow,
+    Grid,
+    Heads,
+    Plan,
+    TransformerPDE,
+    attend_with_statistics,
+    attention_cosine,
+    attention_divergence,
+    attention_statistics,
+    capture,
+    check_estimator,
+    compare,
+    equation_of,
+    fit,
+    flow_of,
+    gradient,
+    integrate,
+    laplacian,
+    measure_heads,
+    mutual_information,
+    skill,
+    spectrum,
+    statistics_of,
+    substitute_attention,
+)
+from pdelens.models import Configuration, Transformer
+
+NAN, INF = float("nan"), float("inf")
+G = torch.Generator().manual_seed(0)
+LATTICE = Grid(3, 4)
+U = torch.randn(2, 12, 8, generator=G)
+
+
+def maps(b=2, h=2, t=12):
+    return torch.softmax(torch.randn(b, h, t, t, generator=G), -1)
+
+
+FLOW = Flow([torch.randn(2, 12, 8, generator=G) for _ in range(3)], [maps(), maps()], lattice=LATTICE)
+EQUATION = TransformerPDE(8, 2, LATTICE, depth=2)
+Q, K, V = (torch.randn(2, 2, 12, 4, generator=G) for _ in range(3))
+W = maps()
+MASK = torch.ones(2, 12, dtype=torch.bool)
+MODEL = Transformer(Configuration(layers=2)).eval()
+PICTURES = torch.zeros(2, 28, 28, dtype=torch.uint8)
+X, Y = torch.randn(60, 1, generator=G), torch.randn(60, 1, generator=G)
+
+
+class Odd:
+    pass
+
+
+def bad_tensors(good, optional=False):
+    bad = {
+        "text": "abc",
+        "number": 3.0,
+        "object": Odd(),
+        "complex": good.to(torch.complex64),
+        "nan": torch.full_like(good.float(), NAN),
+        "inf": good.float().index_fill(0, torch.tensor([0]), INF),
+        "empty": good[:0],
+        "rank-": good[0],
+        "rank+": good[None, None],
+        "size+": torch.cat([good, good[..., :1]], -1),
+        "texts": [["a"]],
+        "ragged": [[1.0], [1.0, 2.0]],
+    }
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_masks(good):
+    return {
+        "text": "abc",
+        "object": Odd(),
+        "rank-": good[0],
+        "size+": torch.cat([good, good[..., :1]], -1),
+        "nan": torch.full(good.shape, NAN),
+        "none-real": torch.zeros_like(good),
+        "twos": good.long() * 2,
+        "complex": good.to(torch.complex64),
+    }
+
+
+def bad_counts(low=1, optional=False):
+    bad = {"half": 2.5, "negative": -1, "text": "3", "nan": NAN, "list": [1]}
+    if low:
+        bad["zero"] = 0
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_numbers(low=None, optional=False):
+    bad = {"nan": NAN, "text": "x", "complex": 1j, "object": Odd()}
+    bad["inf"] = INF
+    if low is not None:
+        bad["below"] = low - 1
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_options(optional=False):
+    bad = {"nonsense": "nonsense", "number": 3, "empty": "", "object": Odd()}
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_lattices(optional=False):
+    bad = {"text": "grid", "number": 3, "wrong": Grid(5, 5), "object": Odd(), "tuple": (3, 4)}
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_flags():
+    return {"text": "no", "number": 2, "object": Odd(), "none": None}
+
+
+def bad_objects(optional=False):
+    bad = {"text": "abc", "number": 3, "object": Odd(), "class": Flow}
+    if not optional:
+        bad["none"] = None
+    return bad
+
+
+def bad_flows():
+    return {
+        **bad_objects(),
+        "tensor": U,
+        "list": [U],
+        "other size": Flow([torch.randn(2, 5, 8)] * 3, [maps(t=5)] * 2),
+        "no states": Flow(attention=[W] * 2),
+        "no maps": Flow([U] * 3),
+        "layers": Flow([U] * 4, [W] * 3),
+    }
+
+
+def around(call):
+    def run(**k):
+        with call(**k) as r:
+            MODEL(PICTURES)
+        return r
+
+    return run
+
+
+def bad_attention(extra=None):
+    return {
+        "query": bad_tensors(Q),
+        "key": bad_tensors(K),
+        **(extra or {}),
+        "mask": bad_masks(MASK),
+        "causal": bad_flags(),
+        "scale": bad_numbers(optional=True),
+        "window": bad_counts(optional=True),
+    }
+
+
+BAD_PLACES = {
+    "positions": {**bad_lattices(True), "nan": torch.full((12, 2), NAN), "shape": torch.zeros(5, 2)},
+    "moments": bad_flags(),
+    "special": bad_masks(MASK[0]),
+    "within": {"text": "abc", "nan": [NAN], "negative": [-1.0], "number": 2.0, "inf": [INF]},
+}
+CASES = {
+    "laplacian": (
+        laplacian,
+        dict(u=U, lattice=LATTICE),
+        {
+            "u": bad_tensors(U),
+            "lattice": bad_lattices(),
+            "order": {**bad_counts(), "three": 3},
+            "mask": bad_masks(MASK),
+        },
+    ),
+    "gradient": (
+        gradient,
+        dict(u=U, lattice=LATTICE),
+        {"u": bad_tensors(U), "lattice": bad_lattices(), "scheme": bad_options(), "mask": bad_masks(MASK)},
+    ),
+    "attention_statistics": (
+        attention_statistics,
+        dict(query=Q, key=K, positions=LATTICE),
+        {**bad_attention(), **BAD_PLACES},
+    ),
+    "attend_with_statistics": (
+        attend_with_statistics,
+        dict(query=Q, key=K, value=V, positions=LATTICE),
+        {**bad_attention({"value": bad_tensors(V)}), **BAD_PLACES},
+    ),
+    "statistics_of": (
+        statistics_of,
+        dict(weights=W, positions=LATTICE),
+        {"weights": {**bad_tensors(W), "negative": -W, "rows": 2 * W}, **BAD_PLACES},
+    ),
+    "attention_cosine": (
+        attention_cosine,
+        dict(query_a=Q, key_a=K, query_b=K, key_b=Q),
+        {
+            "query_a": bad_tensors(Q),
+            "key_b": bad_tensors(K),
+            "over": bad_options(),
+            "mask": bad_masks(MASK),
+            "causal": bad_flags(),
+            "scale": bad_numbers(optional=True),
+            "window": bad_counts(optional=True),
+        },
+    ),
+    "attention_divergence": (
+        attention_divergence,
+        dict(query_a=Q, key_a=K, query_b=K, key_b=Q),
+        {
+            "query_a": bad_tensors(Q),
+            "key_b": bad_tensors(K),
+            "mask": bad_masks(MASK),
+            "causal": bad_flags(),
+            "scale": bad_numbers(optional=True),
+            "window": bad_counts(optional=True),
+        },
+    ),
+    "Chain": (
+        Chain,
+        dict(length=5),
+        {
+            "length": bad_counts(),
+            "boundary": bad_options(),
+            "causal": bad_flags(),
+            "special": {"half": 1.5, "negative": -1, "text": "a", "triple": (1, 1, 1), "nan": NAN},
+        },
+    ),
+    "Grid": (
+        Grid,
+        dict(height=3, width=4),
+        {
+            "height": bad_counts(),
+            "width": bad_counts(),
+            "boundary": bad_options(),
+            "special": {"half": 1.5, "negative": -1, "text": "a", "triple": (1, 1, 1), "nan": NAN},
+        },
+    ),
+    "TransformerPDE": (
+        TransformerPDE,
+        dict(width=8, heads=2, lattice=LATTICE),
+        {
+            "width": {**bad_counts(), "odd": 7},
+            "heads": {**bad_counts(), "three": 3},
+            "lattice": {k: v for k, v in bad_lattices(True).items() if k != "wrong"},
+            "depth": {**bad_numbers(0), "zero": 0},
+            "temporal_modes": bad_counts(),
+            "basis": bad_options(),
+            "hidden": bad_counts(optional=True),
+            "activation": bad_options(),
+            "normalisation": bad_options(),
+            "form": bad_options(),
+            "diffusion": {**bad_numbers(0, True)},
+            "advection": bad_numbers(None, True),
+            "attention": bad_flags(),
+            "reaction": bad_flags(),
+            "clock": bad_flags(),
+            "rank": bad_counts(0),
+            "scaled": bad_flags(),
+            "order": {**bad_counts(), "three": 3},
+            "epsilon": bad_numbers(0),
+            "seed": {"half": 1.5, "text": "a", "none": None},
+        },
+    ),
+    "PDE": (
+        PDE,
+        dict(terms=dict(EQUATION.terms), lattice=LATTICE, depth=2.0),
+        {
+            "terms": {**bad_objects(), "wrong": {"a": 3}, "empty": {}},
+            "lattice": {k: v for k, v in bad_lattices(True).items() if k != "wrong"},
+            "depth": {**bad_numbers(0), "zero": 0},
+            "constraint": bad_objects(True),
+            "clock": bad_objects(True),
+        },
+    ),
+    "Plan": (
+        Plan,
+        {},
+        {
+            "supervision": bad_options(),
+            "substeps": {**bad_counts(), "pair": (3, 1)},
+            "graded": {"text": "a", "number": 3, "wrong": ((0, 1),), "none": None},
+            "entry": {"text": "a", "number": 0.5, "down": (0.5, 0.2), "beyond": (2.0,), "none": None},
+            "refinement": bad_numbers(0),
+            "forced": {**bad_numbers(0), "above": 1.5},
+            "coarse": {**bad_numbers(0), "above": 1.5},
+            "smooth": bad_numbers(0),
+            "doubled": {**bad_numbers(0), "above": 1.5},
+            "method": bad_options(),
+            "optimizer": bad_options(),
+            "steps": bad_counts(),
+            "batch": bad_counts(),
+            "peak_rate": {**bad_numbers(0), "zero": 0},
+            "validate_every": bad_counts(),
+            "patience": {"half": 1.5, "negative": -1, "text": "a", "none": None},
+            "seed": {"half": 1.5, "text": "a", "none": None},
+        },
+    ),
+    "Flow": (
+        Flow,
+        dict(states=[U] * 3, attention=[W] * 2),
+        {
+            "states": {
+                "text": "abc",
+                "number": 3,
+                "texts": ["a"],
+                "nan": [torch.full_like(U, NAN)] * 3,
+                "shapes": [U, U[:1], U],
+                "rank": [U[0]] * 3,
+                "few": [U] * 2,
+                "complex": [U.to(torch.complex64)] * 3,
+                "ints": [U.long()] * 3,
+                "none": None,
+            },
+            "attention": {
+                "text": "abc",
+                "number": 3,
+                "negative": [torch.where(torch.arange(12) == 0, W - 1, W + 1 / 11)] * 2,
+                "rows": [2 * W] * 2,
+                "nan": [torch.full_like(W, NAN)] * 2,
+                "shapes": [W, W[:1]],
+                "rank": [W[0]] * 2,
+                "few": [W],
+                "none": None,
+            },
+            "mask": {k: v for k, v in bad_masks(MASK).items()},
+            "causal": bad_flags(),
+            "depths": {
+                "nan": torch.tensor([0, NAN, 2]),
+                "few": torch.arange(2.0),
+                "down": torch.tensor([2.0, 1, 0]),
+                "text": "abc",
+                "inf": torch.tensor([0, 1, INF]),
+            },
+            "lattice": {k: v for k, v in bad_lattices(True).items()},
+            "notes": {"number": 3, "numbers": (3,)},
+            "key_mask": {"text": "a", "shape": MASK[:1]},
+            "visible": {"text": "a", "shape": [MASK] * 2, "few": [W > 0]},
+        },
+    ),
+    "integrate": (
+        integrate,
+        dict(pde=EQUATION, u0=U),
+        {
+            "pde": {**bad_objects(), "layer": torch.nn.Linear(2, 2)},
+            "u0": bad_tensors(U),
+            "depths": {
+                "beyond": [0.0, 3.0],
+                "before": [-1.0, 1.0],
+                "nan": [0.0, NAN],
+                "text": "abc",
+                "down": [2.0, 1.0],
+                "number": 1.0,
+                "one": [1.0],
+                "empty": [],
+                "twice": [0.0, 0.0],
+            },
+            "method": bad_options(),
+            "substeps": bad_counts(),
+            "mask": bad_masks(MASK),
+            "diffusion_step": bad_options(),
+            "rtol": {**bad_numbers(0), "zero": 0},
+            "atol": {**bad_numbers(0)},
+            "check_steps": bad_flags(),
+        },
+    ),
+    "fit": (
+        fit,
+        dict(pde=EQUATION, flows=FLOW, steps=1, validate_every=1),
+        {
+            "pde": bad_objects(),
+            "flows": bad_flows(),
+            "plan": bad_objects(True),
+            "validation": {k: v for k, v in bad_flows().items() if k not in ("none",)},
+            "readout": {"text": "a", "number": 3},
+            "checkpoint": {"number": 3, "object": Odd()},
+            "stop_after": {"half": 1.5, "negative": -1, "text": "a"},
+            "until": {"nan": NAN, "text": "a"},
+            "method": bad_options(),
+            "steps": bad_counts(),
+            "batch": bad_counts(),
+            "peak_rate": bad_numbers(0),
+            "nonsense": {"name": 3},
+        },
+    ),
+    "compare": (
+        compare,
+        dict(flow=FLOW, reference=FLOW),
+        {
+            "flow": {
+                **bad_flows(),
+                "logits": [torch.randn(2, 2, 12, 12)] * 2,
+                "heads": [maps(h=3)] * 2,
+                "nan": [torch.full_like(W, NAN)] * 2,
+            },
+            "reference": bad_flows(),
+            "nulls": {
+                "text": "a",
+                "number": 3,
+                "wrong": {"a": 3},
+                "sizes": {"a": [maps(t=5)] * 2},
+                "layers": {"a": [W]},
+                "surplus": {"a": [W] * 3},
+            },
+            "calibration": bad_flows(),
+            "measures": {"nonsense": ["nonsense"], "text": "nonsense", "number": 3, "empty": []},
+        },
+    ),
+    "skill": (
+        skill,
+        dict(score=0.9, null=0.5),
+        {
+            "score": {"nan": NAN, "text": "a", "none": None, "complex": 1j, "object": Odd(), "shapes": [1.0, 2.0]},
+            "null": {"nan": NAN, "text": "a", "none": None, "one": 1.0, "complex": 1j, "object": Odd()},
+        },
+    ),
+    "measure_heads": (
+        measure_heads,
+        dict(flow=FLOW, lattice=LATTICE),
+        {
+            "flow": {**bad_objects(), "tensor": U, "no maps": Flow([U] * 3)},
+            "lattice": bad_lattices(),
+            "radius": {**bad_numbers(0)},
+        },
+    ),
+    "spectrum": (
+        spectrum,
+        dict(pde=EQUATION, t=0.5, u=U),
+        {
+            "pde": {**bad_objects(), "layer": torch.nn.Linear(2, 2)},
+            "t": {**bad_numbers(), "beyond": 9.0, "before": -1.0},
+            "u": bad_tensors(U),
+            "mask": bad_masks(MASK),
+            "arnoldi": bad_flags(),
+        },
+    ),
+    "FieldJacobian": (
+        FieldJacobian,
+        dict(pde=EQUATION, t=0.5, u=U),
+        {
+            "pde": {**bad_objects(), "layer": torch.nn.Linear(2, 2)},
+            "t": {**bad_numbers(), "beyond": 9.0, "before": -1.0},
+            "u": bad_tensors(U),
+            "mask": bad_masks(MASK),
+        },
+    ),
+    "mutual_information": (
+        mutual_information,
+        dict(x=X, y=Y, method="gaussian", shuffles=2),
+        {
+            "x": bad_tensors(X),
+            "y": bad_tensors(Y),
+            "method": bad_options(),
+            "labels": {"text": "no", "two": 2},
+            "neighbours": bad_counts(),
+            "shuffles": bad_counts(),
+            "seed": {"half": 1.5, "text": "a", "negative": -1},
+        },
+    ),
+    "check_estimator": (
+        check_estimator,
+        dict(x=X, y=Y, method="gaussian"),
+        {
+            "x": bad_tensors(X),
+            "y": bad_tensors(Y),
+            "method": bad_options(),
+            "neighbours": bad_counts(),
+            "seed": {"half": 1.5, "text": "a", "negative": -1},
+        },
+    ),
+    "equation_of": (
+        equation_of,
+        dict(model=MODEL, lattice=Grid(7, 7)),
+        {"model": {**bad_objects(), "layer": torch.nn.Linear(2, 2)}, "lattice": bad_lattices(True)},
+    ),
+    "flow_of": (
+        flow_of,
+        dict(model=MODEL, inputs=PICTURES),
+        {
+            "model": {**bad_objects(), "layer": torch.nn.Linear(28, 2)},
+            "inputs": {
+                "text": "a",
+                "number": 3,
+                "none": None,
+                "empty": PICTURES[:0],
+                "shape": PICTURES[..., :5],
+                "floats": PICTURES.float(),
+                "dict": {},
+                "names": {"nonsense": PICTURES},
+                "uneven": {"inputs": PICTURES, "mask": MASK[:1]},
+            },
+            "batch": bad_counts(),
+            "device": bad_options(True),
+            "keep": bad_options(),
+            "attention": bad_options(True),
+        },
+    ),
+    "capture": (
+        around(capture),
+        dict(model=MODEL),
+        {
+            "model": {**bad_objects()},
+            "attention": bad_options(True),
+            "layers": {"far": [9], "text": "abc", "half": [0.5], "empty": [], "number": 1},
+            "states": bad_flags(),
+            "device": bad_options(True),
+            "dtype": {"text": "abc", "int": torch.int64, "number": 3},
+            "max_bytes": {**bad_counts()},
+            "positions": {"text": "abc"},
+            "nonsense": {"name": 3},
+        },
+    ),
+    "substitute_attention": (
+        around(substitute_attention),
+        dict(model=MODEL, attention=[torch.full((49, 49), 1 / 49)] * 2),
+        {
+            "model": {**bad_objects()},
+            "attention": {
+                "text": "ab",
+                "number": 3,
+                "none": None,
+                "few": [torch.full((49, 49), 1 / 49)],
+                "surplus": [torch.full((49, 49), 1 / 49)] * 3,
+                "shape": [torch.ones(5, 5)] * 2,
+                "nan": [torch.full((49, 49), NAN)] * 2,
+                "rows": [torch.ones(49, 49)] * 2,
+                "negative": [-torch.full((49, 49), 1 / 49)] * 2,
+            },
+            "layers": {"far": [9], "text": "abc", "half": [0.5], "number": 1},
+            "which": {"nonsense": "nonsense", "number": 3},
+        },
+    ),
+    "Heads": (
+        Heads,
+        dict(values={"a": torch.zeros(2, 2)}),
+        {"values": {**bad_objects(), "shapes": {"a": torch.zeros(2, 2), "b": torch.zeros(3)}, "texts": {"a": "b"}}},
+    ),
+}
+
+
+# What is let in, and why that is right.
+MEANT = {
+    "laplacian.u.nan": "spreads like any number",
+    "laplacian.u.inf": "spreads like any number",
+    "laplacian.u.empty": "no examples, no differences",
+    "laplacian.u.rank-": "leading axes are free",
+    "laplacian.u.rank+": "leading axes are free",
+    "laplacian.u.size+": "any width",
+    "laplacian.mask.rank-": "one mask for all examples",
+    "laplacian.mask.none-real": "nothing flows in padding",
+    "*.query.rank-": "leading axes broadcast",
+    "*.query.rank+": "leading axes broadcast",
+    "*.key.rank-": "leading axes broadcast",
+    "*.key.rank+": "leading axes broadcast",
+    "*.query_a.rank-": "leading axes broadcast",
+    "*.key_b.rank-": "leading axes broadcast",
+    "*.value.rank-": "leading axes broadcast",
+    "*.value.size+": "any width of values",
+    "*.value.nan": "spreads like any number",
+    "*.value.inf": "spreads like any number",
+    "*.mask.none-real": "such rows are documented as NaN",
+    "*.positions.nan": "every token special",
+    "*.special.none-real": "no token special",
+    "*.within.inf": "all that is on the lattice",
+    "*.weights.rank-": "leading axes are free",
+    "*.weights.rank+": "leading axes are free",
+    "*.weights.rows": "rows are normalised, as documented",
+    "compare.flow.no states": "maps alone are compared",
+    "compare.reference.no states": "maps alone are compared",
+    "compare.calibration.no states": "maps alone are compared",
+    "compare.calibration.none": "it may be left out",
+    "compare.measures.empty": "no measure was wanted",
+    "skill.score.nan": "spreads like any number",
+    "skill.score.shapes": "shapes broadcast",
+    "skill.null.nan": "spreads like any number",
+    "skill.null.one": "documented: nothing is left to make up",
+    "flow_of.keep.none": "stays where it is",
+    # The model's own words are the clearest.
+    "flow_of.model.layer": "the model's own error",
+    "flow_of.inputs.names": "the model's own error",
+}
+MEANT |= {key.replace("laplacian", "gradient"): why for key, why in MEANT.items() if key.startswith("laplacian")}
+MET: set[str] = set()
+
+
+def meant(name, argument, kind):
+    for key in (f"{name}.{argument}.{kind}", f"*.{argument}.{kind}"):
+        if key in MEANT:
+            MET.add(key)
+            return True
+    return False
+
+
+def answer(call, given):
+    """Return what a call says: nothing, a sentence of this library's, or what came from somewhere inside."""
+    try:
+        call(**given)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1].filename
+        clear = isinstance(error, ValueError | TypeError | pdelens.CaptureError | pdelens.StepError | pdelens.FitError)
+        if clear and "pdelens" in where and len(str(error)) > 20:
+            return "clear"
+        return f"{type(error).__name__}: {error}"
+    return "let in"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_gets_a_clear_sentence(name):
+    call, good, arguments = CASES[name]
+    call(**good)
+    wrong = [
+        f"{argument}={kind}: {found}"
+        for argument, values in arguments.items()
+        for kind, value in values.items()
+        if (found := answer(call, {**good, argument: value})) != "clear" and not meant(name, argument, kind)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_has_every_public_function_and_more_than_600_calls():
+    results = {"AttentionStatistics", "Estimate", "Fit", "Report"}  # made by the library, not by its users
+    errors = {
+        n
+        for n in pdelens.__all__
+        if inspect.isclass(getattr(pdelens, n)) and issubclass(getattr(pdelens, n), Exception)
+    }
+    assert set(pdelens.__all__) - results - errors == set(CASES)
+    assert sum(len(values) for _, _, arguments in CASES.values() for values in arguments.values()) > 1000
+
+
+def test_arrays_and_lists_are_welcome_where_tensors_are():
+    torch.testing.assert_close(laplacian(U.numpy(), LATTICE), laplacian(U, LATTICE))
+    torch.testing.assert_close(gradient(U.tolist(), LATTICE), gradient(U, LATTICE))
+    found = attention_statistics(Q.numpy(), K.tolist(), LATTICE)
+    torch.testing.assert_close(found.entropy, attention_statistics(Q, K, LATTICE).entropy)
+    one, other = integrate(EQUATION, U.numpy(), [0, 1]), integrate(EQUATION, U, torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(one.states[-1], other.states[-1])
+    made = Flow([U.numpy()] * 3, [W.numpy()] * 2, mask=MASK.numpy().astype(int))
+    assert compare([W.numpy()] * 2, made).headline() > 0.999
+    assert flow_of(MODEL, PICTURES.numpy()).examples == 2
