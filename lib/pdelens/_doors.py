@@ -34,7 +34,7 @@ def real(name: str, value: Any, least: float = -math.inf, *, above: float = -mat
     number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
     if not number or isinstance(value, bool) or not math.isfinite(value) or value < least or value <= above:
         bound = f" above {above:g}" if math.isfinite(above) else f" not below {least:g}" if math.isfinite(least) else ""
-        raise ValueError(f"{name}={_shown(value)} was given: a finite number{bound} is wanted.")
+        raise ValueError(f"{name}={_shown(value)} was given: a number{bound} is wanted.")
 
 
 def option(name: str, value: Any, options: Collection[str]) -> None:
@@ -56,7 +56,7 @@ def device(name: str, value: Any) -> None:
             ) from None
 
 
-def tensor(name: str, value: Any, wanted: str) -> Tensor:
+def tensor(name: str, value: Any, wanted: str, *, exact: bool = False) -> Tensor:
     """Return a value as a tensor: arrays, lists and tables are welcome; `TypeError` for what holds no numbers."""
     if isinstance(value, Tensor):
         return value
@@ -64,7 +64,7 @@ def tensor(name: str, value: Any, wanted: str) -> Tensor:
         raise ValueError(f"{name} has {int(np.ma.getmaskarray(value).sum())} masked entries: {wanted} is wanted.")
     try:
         array = np.array(value)
-        if isinstance(value, list | tuple) and array.dtype == np.float64:
+        if isinstance(value, list | tuple) and array.dtype == np.float64 and not exact:
             array = array.astype(np.float32)  # as `torch.tensor` has it
         made = None if isinstance(value, str | bytes) else torch.from_numpy(array)
     except (TypeError, ValueError, RuntimeError):

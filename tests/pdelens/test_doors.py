@@ -583,6 +583,7 @@ MEANT = {
     "*.weights.rank-": "leading axes are free",
     "*.weights.rank+": "leading axes are free",
     "*.weights.rows": "rows are normalised, as documented",
+    "compare.flow.nan": "spreads like any number",
     "compare.flow.no states": "maps alone are compared",
     "compare.reference.no states": "maps alone are compared",
     "compare.calibration.no states": "maps alone are compared",

@@ -15,7 +15,7 @@ def test_blocked_laplacian_equals_the_plain_one(where, boundary, monkeypatch):
     weight = torch.randn(3, where.tokens, 4, dtype=torch.float64)
     found = []
     for large in (1 << 40, 1):
-        monkeypatch.setattr(lattice, "LARGE", large)
+        monkeypatch.setattr(_stencils, "LARGE", large)
         value = lattice.laplacian(u, where)
         (slope,) = torch.autograd.grad((value * weight).sum(), u)
         found.append((value, slope))
@@ -44,7 +44,7 @@ def test_function_transforms_pass_through_large_and_small_alike(boundary, monkey
     u, v = (torch.randn(3, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
     found = []
     for large in (1 << 40, 1):
-        monkeypatch.setattr(lattice, "LARGE", large)
+        monkeypatch.setattr(_stencils, "LARGE", large)
         value, slope = torch.func.jvp(lambda w: lattice.laplacian(w, where), (u,), (v,))
         batched = torch.func.vmap(lambda w: lattice.laplacian(w, where), in_dims=1, out_dims=1)(u.mT.mT.unsqueeze(1))
         gradients = torch.func.vmap(torch.func.grad(lambda w: lattice.laplacian(w, where).square().sum()))(u)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .. import _doors
-from ..flow import Flow, finite
+from ..flow import Flow
 from ..intervals import bootstrap_interval
 from . import measures as agreement
 from .nulls import Maps, mean_states, uniform
@@ -208,10 +208,9 @@ def _given_maps(maps: Any, who: str) -> tuple[Tensor, ...]:
     _doors.is_a(who, maps, (tuple, list), "one map a layer")
     found = tuple(_doors.tensor(f"{who}, layer {layer},", each, "a map") for layer, each in enumerate(maps))
     for layer, each in enumerate(found):
-        if not each.is_floating_point() or not bool((each >= -1e-6).all()) or not finite(each):
+        if not each.is_floating_point() or bool((each < -1e-6).any()):
             raise ValueError(
-                f"{who} has values in layer {layer} that are negative or not finite: weights after the softmax are "
-                "wanted."
+                f"{who} has negative weights, or no real ones, in layer {layer}: maps after the softmax are wanted."
             )
     return found
 

@@ -170,7 +170,6 @@ def _fitting(pde: PDE, flow: Flow, plan: Plan) -> Tensor:
     """
     if not flow.states:
         raise ValueError("a Flow without states was given: an equation starts at the state at depth 0.")
-    pde.checked(flow.states[0])
     if "attention" in plan.supervision and not flow.attention:
         raise ValueError(
             f"supervision {plan.supervision!r} was asked for, but the Flow has no attention: capture it with "

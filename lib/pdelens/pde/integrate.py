@@ -121,13 +121,14 @@ def _checked(pde, depths, method, substeps, diffusion_step) -> list[float]:
         raise ValueError(f"a {diffusion_step} diffusion step with {method!r} was asked for: use 'lie' or 'strang'.")
     if depths is None:
         return [float(t) for t in range(int(pde.depth) + 1)]
-    given = _doors.tensor("depths", depths, "a row of depth-times").flatten().double()
+    given = _doors.tensor("depths", depths, "a row of depth-times", exact=True).flatten().double()
     times = [float(t) for t in given]
-    inside = all(-1e-6 <= t <= pde.depth + 1e-6 for t in times)  # false for NaN too
-    if len(times) < 2 or any(b <= a for a, b in pairwise(times)) or not inside:
+    if len(times) < 2 or not all(a < b for a, b in pairwise(times)):
+        raise ValueError(f"depths {times} were given: at least two, increasing, are wanted.")
+    inside = times[0] >= -1e-6 and times[-1] <= pde.depth + 1e-6
+    if not inside and not (pde.autonomous and pde.clock is None):
         raise ValueError(
-            f"depths {times} were given: at least two, increasing, inside [0, {pde.depth:g}], where the equation "
-            "lives, are wanted."
+            f"depths {times} were given, but this equation changes with depth-time and lives on [0, {pde.depth:g}]."
         )
     return times
 

@@ -127,5 +127,5 @@ def test_bad_settings_are_named():
             narrow.NarrowPDE(12, wrong, 2, None)
     with pytest.raises(ValueError, match="temporal_modes was given, but a narrow network has one piece a layer"):
         small(temporal_modes=1)
-    with pytest.raises(ValueError, match=r"\(\.\.\., tokens, 12\) is wanted"):
+    with pytest.raises(ValueError, match="width 8 was given, but the equation's is 12"):
         integrate(small(), states(width=8))
