@@ -50,6 +50,7 @@ def maps(b=2, h=2, t=12):
 
 FLOW = Flow([torch.randn(2, 12, 8, generator=G) for _ in range(3)], [maps(), maps()], lattice=LATTICE)
 EQUATION = TransformerPDE(8, 2, LATTICE, depth=2)
+CHANGING = TransformerPDE(8, 2, LATTICE, depth=2, temporal_modes=2)
 Q, K, V = (torch.randn(2, 2, 12, 4, generator=G) for _ in range(3))
 W = maps()
 MASK = torch.ones(2, 12, dtype=torch.bool)
@@ -358,7 +359,7 @@ CASES = {
     ),
     "integrate": (
         integrate,
-        dict(pde=EQUATION, u0=U),
+        dict(pde=CHANGING, u0=U),
         {
             "pde": {**bad_objects(), "layer": torch.nn.Linear(2, 2)},
             "u0": bad_tensors(U),
