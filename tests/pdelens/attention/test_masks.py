@@ -1,5 +1,7 @@
 """Who may see whom is what the call itself was told, not what an argument is called."""
 
+import inspect
+
 import pytest
 import torch
 import transformers
@@ -9,6 +11,7 @@ from torch import nn
 
 from pdelens import CaptureError, capture, compare
 from pdelens.agreement import nulls
+from pdelens.attention.masks import SELF_MASKS, token_mask
 
 TEXT = torch.randint(3, 48, (4, 24), generator=torch.Generator().manual_seed(2))
 GROUPED = {**SMALL, "num_key_value_heads": 2}
@@ -191,3 +194,35 @@ def test_attend_is_a_method_too_and_weighs_as_it_says(kind):
             wrong(x)
     with pytest.raises(CaptureError, match="no attention could be read"), capture(other := Stage([Other()]), kind):
         other(x)
+
+
+def test_an_argument_called_mask_is_no_padding_where_another_one_is():
+    def forward(x, mask=None, src_key_padding_mask=None):
+        return x
+
+    known, square = inspect.signature(forward).parameters, torch.ones(6, 6).tril().bool()
+    assert token_mask({"mask": square}, known, SELF_MASKS, None) is None
+    assert torch.equal(token_mask({"mask": square}, {"mask": None}, SELF_MASKS, None), square)
+    padding = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
+    assert token_mask({"mask": padding}, {"mask": None}, SELF_MASKS, None).tolist() == [[True, False], [True, True]]
+
+
+@torch.no_grad()
+def test_one_passs_padding_is_not_the_next_ones():
+    class Opaque(nn.Module):
+        """Attention that nobody can read: what it was told of padding is all that is known."""
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x, attention_mask=None):
+            for layer in self.layers:
+                x = layer(torch.softmax(x @ x.mT, -1) @ x)
+            return x
+
+    model, x, mask = Opaque(), torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    with capture(model, None) as recording:
+        model(x, attention_mask=mask)
+        model(x)
+    assert torch.equal(recording.flow().mask, torch.cat([mask.bool(), torch.ones(2, 3, dtype=torch.bool)]))
