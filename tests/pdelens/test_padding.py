@@ -1,0 +1,184 @@
+"""Padded equals cropped: what stands behind the real tokens no measure, null, term, solution or statistic sees."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from pdelens import (
+    Chain,
+    FieldJacobian,
+    Flow,
+    TransformerPDE,
+    attend_with_statistics,
+    attention_cosine,
+    attention_divergence,
+    attention_statistics,
+    compare,
+    gradient,
+    integrate,
+    laplacian,
+    spectrum,
+)
+from pdelens.agreement import measures, nulls
+from pdelens.lattice import advection
+from pdelens.sensitivity.local_error import local_errors
+
+EXAMPLES, TOKENS, GARBAGE, WIDTH, HEADS, LAYERS = 7, 6, 3, 8, 2, 3
+REAL = (torch.arange(TOKENS + GARBAGE) < TOKENS).expand(EXAMPLES, -1)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def longer(state, seed=9):
+    """Return a state (..., tokens, width) with large garbage behind it."""
+    return torch.cat([state, 1e3 * random(*state.shape[:-2], GARBAGE, state.shape[-1], seed=seed).to(state)], -2)
+
+
+def wider(maps, seed=9):
+    """Return maps with padded keys that no real query sees, and rows of garbage behind."""
+    rows = torch.softmax(5 * random(*maps.shape[:-2], GARBAGE, TOKENS + GARBAGE, seed=seed), -1).to(maps)
+    return torch.cat([pad(maps, (0, GARBAGE)), rows], -2)
+
+
+def flow(seed):
+    states = [random(EXAMPLES, TOKENS, WIDTH, seed=10 * seed + depth) for depth in range(LAYERS + 1)]
+    maps = [torch.softmax(random(EXAMPLES, HEADS, TOKENS, TOKENS, seed=100 * seed + n), -1) for n in range(LAYERS)]
+    return Flow(states, maps)
+
+
+def padded(cropped, seed=5):
+    states = [longer(state, seed + depth) for depth, state in enumerate(cropped.states)]
+    return Flow(states, [wider(a, seed + n) for n, a in enumerate(cropped.attention)], REAL)
+
+
+OURS, THEIRS, OTHERS = flow(1), flow(2), flow(3)
+NEAREST = torch.tensor([[1, 2], [0, 3], [4, 1], [2, 2], [5, 6], [3, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    "name", ["cosine", "row_cosine", "jensen_shannon", "total_variation", "top1", "centred_cosine"]
+)
+def test_measures(name):
+    function = getattr(measures, name)
+    ours, theirs, mean = OURS.attention[0], THEIRS.attention[0], OTHERS.attention[0].mean(0)
+    more = (mean,) if name == "centred_cosine" else ()
+    wide = (wider(mean, 3),) if name == "centred_cosine" else ()
+    found = function(wider(ours, 1), wider(theirs, 2), *wide, REAL)
+    torch.testing.assert_close(found, function(ours, theirs, *more))
+
+
+def test_r2_of_states():
+    ours, theirs, mean = OURS.states[1], THEIRS.states[1], OTHERS.states[1].mean(0)
+    found = measures.state_r2(longer(ours, 1), longer(theirs, 2), longer(mean, 3), REAL)
+    torch.testing.assert_close(found, measures.state_r2(ours, theirs, mean))
+
+
+def test_reports_with_their_nulls():
+    wanted, found = (
+        compare(
+            make(OURS), make(THEIRS), nulls.attention_nulls(make(THEIRS), make(OTHERS), nearest=NEAREST), make(OTHERS)
+        )
+        for make in (lambda one: one, padded)
+    )
+    for name, null in {"": wanted, **wanted.nulls}.items():
+        ours = found.nulls[name] if name else found
+        np.testing.assert_allclose(ours.head_mean, null.head_mean, atol=1e-7, err_msg=name)
+        for measure, values in null.attention.items():
+            # The mean map less itself has no direction, and rounding gives it a little of one.
+            slack = 1e-4 if (name, measure) == ("mean map", "centred cosine") else 1e-6
+            np.testing.assert_allclose(ours.attention[measure], values, atol=slack, err_msg=f"{name}: {measure}")
+    for name, values in wanted.states.items():
+        np.testing.assert_allclose(found.states[name], values, atol=1e-6, err_msg=name)
+
+
+def test_nulls_of_states():
+    wanted, found = (nulls.state_nulls(make(THEIRS), make(OTHERS), NEAREST) for make in (lambda one: one, padded))
+    for name, states in wanted.items():
+        for depth, state in enumerate(states):
+            torch.testing.assert_close(
+                found[name][depth][:, :TOKENS], state, atol=1e-6, rtol=1e-6, msg=f"{name}, {depth}"
+            )
+
+
+def equation(tokens):
+    pde = TransformerPDE(WIDTH, HEADS, Chain(tokens), depth=LAYERS, temporal_modes=2, diffusion=0.1, advection=-0.3)
+    return pde.double()
+
+
+def test_operators():
+    u, v, short, long = OURS.states[0], -0.3 * torch.ones(1, WIDTH).double(), Chain(TOKENS), Chain(TOKENS + GARBAGE)
+    torch.testing.assert_close(laplacian(longer(u), long, mask=REAL)[:, :TOKENS], laplacian(u, short))
+    for scheme in ("central", "forward", "backward"):
+        found = gradient(longer(u), long, scheme, REAL)
+        torch.testing.assert_close(found[:, :, :TOKENS], gradient(u, short, scheme))
+    for speed in (v, -v):
+        found = advection(longer(u), speed, long, mask=REAL)
+        torch.testing.assert_close(found[:, :TOKENS], advection(u, speed, short))
+
+
+@pytest.mark.parametrize("term", ["diffusion", "advection", "attention", "reaction"])
+def test_terms(term):
+    u, short, long = OURS.states[0], equation(TOKENS), equation(TOKENS + GARBAGE)
+    with torch.no_grad():
+        found = long.terms[term](0.7, longer(u), REAL)
+        torch.testing.assert_close(found[:, :TOKENS], short.terms[term](0.7, u, None))
+
+
+@pytest.mark.parametrize("method", ["lie", "strang", "heun", "rk4", "dopri5"])
+def test_solutions(method):
+    u, short, long = 0.3 * OURS.states[0], equation(TOKENS), equation(TOKENS + GARBAGE)
+    with torch.no_grad():
+        wanted = integrate(short, u, method=method)
+        # The garbage moves too, and an adaptive method sizes its steps by all that moves.
+        found = integrate(
+            long, torch.cat([u, 0.3 * random(EXAMPLES, GARBAGE, WIDTH, seed=8)], 1), method=method, mask=REAL
+        )
+    close = {"atol": 1e-5, "rtol": 1e-4} if method == "dopri5" else {}
+    for ours, theirs in zip(found.states, wanted.states, strict=True):
+        torch.testing.assert_close(ours[:, :TOKENS], theirs, **close)
+    for ours, theirs in zip(found.attention, wanted.attention, strict=True):
+        torch.testing.assert_close(ours[..., :TOKENS, :TOKENS], theirs, **close)
+
+
+def test_sensitivity():
+    u, short, long = 0.3 * OURS.states[0][:2], equation(TOKENS), equation(TOKENS + GARBAGE)
+    wanted, found = spectrum(short, 0.5, u), spectrum(long, 0.5, longer(u), REAL[:2])
+    torch.testing.assert_close(found.lipschitz, wanted.lipschitz, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.log_norms.upper, wanted.log_norms.upper, rtol=1e-4, atol=1e-6)
+    one = FieldJacobian(short, 0.5, u).matrix()
+    other = FieldJacobian(long, 0.5, longer(u), REAL[:2]).matrix()
+    torch.testing.assert_close(other[:, : TOKENS * WIDTH, : TOKENS * WIDTH], one)
+
+
+def test_local_errors():
+    short, long = equation(TOKENS), equation(TOKENS + GARBAGE)
+    states = [0.3 * state for state in OURS.states]
+    cropped = Flow(states)
+    # As large as the states: an adaptive method sizes its steps by all that moves, padding too.
+    behind = [0.3 * random(EXAMPLES, GARBAGE, WIDTH, seed=40 + depth) for depth in range(LAYERS + 1)]
+    wide = Flow([torch.cat(pair, 1) for pair in zip(states, behind, strict=True)], mask=REAL)
+    with torch.no_grad():
+        ours, theirs = asdict(local_errors(long, wide)), asdict(local_errors(short, cropped))
+    for name in ("error", "displacement"):
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_statistics_of_attention():
+    q, k, v = (random(EXAMPLES, HEADS, TOKENS, 4, seed=seed) for seed in (1, 2, 3))
+    wanted = attention_statistics(q, k, Chain(TOKENS), within=(1.0,))
+    found = attention_statistics(longer(q), longer(k, 4), Chain(TOKENS + GARBAGE), REAL, within=(1.0,))
+    for name in ("entropy", "collision", "logsumexp", "drift", "diffusivity", "mass_within", "allowed"):
+        torch.testing.assert_close(getattr(found, name)[:, :, :TOKENS], getattr(wanted, name), msg=name)
+    mixed = attend_with_statistics(longer(q), longer(k, 4), longer(v, 6), mask=REAL)[0]
+    torch.testing.assert_close(mixed[:, :, :TOKENS], attend_with_statistics(q, k, v)[0])
+    for over in ("map", "rows"):
+        one = attention_cosine(q, k, k, v, over)
+        other = attention_cosine(longer(q), longer(k), longer(k), longer(v), over, REAL)
+        torch.testing.assert_close(other[..., :TOKENS] if over == "rows" else other, one)
+    other = attention_divergence(longer(q), longer(k), longer(k), longer(v), REAL)
+    torch.testing.assert_close(other[..., :TOKENS], attention_divergence(q, k, k, v))
