@@ -104,6 +104,22 @@ def test_folds_share_no_sample_and_scale_by_their_own_training_rows():
         torch.testing.assert_close(scaled.std(1), torch.ones(1, 3), atol=1e-5, rtol=0)
 
 
+def test_each_sample_is_read_by_the_probe_that_has_not_seen_it(monkeypatch):
+    trained, read = [], []
+    monkeypatch.setattr(
+        cross_fit, "fit", lambda model, objective, score, train, **_: trained.append(train) or torch.zeros(5)
+    )
+
+    def losses(outputs, rows):
+        read.append(rows)
+        return outputs[..., 0]
+
+    cross_fit.cross_fitted(torch.randn(100, 3), torch.zeros(2), losses, "linear", 5, 10, 0)
+    assert sorted(read[-1].flatten().tolist()) == list(range(100))
+    for own, seen in zip(read[-1], trained[0], strict=True):
+        assert not set(own.tolist()) & set(seen.tolist())
+
+
 def test_a_probe_of_random_labels_scores_at_chance():
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(200, 60, generator=generator), torch.randint(0, 2, (200,), generator=generator)
