@@ -66,6 +66,20 @@ def test_packed_texts_do_not_see_each_other():
 
 
 @torch.no_grad()
+def test_heads_may_see_different_keys_also_over_several_batches():
+    model = sharp(lambda: transformers.BertModel(transformers.BertConfig(**SMALL)))
+    near = torch.ones(24, 24).tril(2).triu(-2).bool()
+    heads = torch.stack([near, ~near, near, torch.ones(24, 24).bool()])[None].expand(4, -1, -1, -1)
+    with capture(model) as recording:
+        model(TEXT, attention_mask=heads)
+        model(TEXT)
+    flow = recording.flow()
+    assert torch.equal(flow.allowed()[:4], heads) and bool(flow.allowed()[4:].all())
+    order = torch.tensor([3, 1, 0, 2])
+    assert torch.equal(flow.permute_heads([order] * 3).allowed(2)[:4], heads[:, order])
+
+
+@torch.no_grad()
 def test_a_square_mask_is_no_padding():
     model, x = encoder(), torch.randn(6, 6, 16)
     hides = torch.ones(6, 6, dtype=torch.bool).triu(1)
