@@ -63,6 +63,12 @@ def test_packed_texts_do_not_see_each_other():
         model(TEXT, attention_mask=own)
     flow = recording.flow()
     assert bool(flow.mask.all()) and not flow.causal and torch.equal(flow.allowed(1), own)
+    with capture(model) as recording:
+        model(TEXT)
+    whole, nearest = recording.flow(), torch.tensor([[1, 2], [0, 1], [3, 2], [1, 1]])
+    for maps in (nulls.mean_map(whole, flow), nulls.nearest_maps(whole, nearest, flow)):
+        assert all(float(each[~own.expand_as(flow.attention[0])].max()) == 0 for each in maps)
+        assert all(torch.allclose(each.sum(-1), torch.ones(())) for each in maps)
 
 
 @torch.no_grad()
