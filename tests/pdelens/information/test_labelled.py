@@ -46,6 +46,8 @@ def test_model_of_labels_has_the_mixtures_information():
     model = labelled(column(x), column(y), np.random.default_rng(1))
     assert abs(model.information - mixture_information()) < 0.02
     drawn, labels = model.sample(4000, np.random.default_rng(2))
+    turned = labelled(column(y), column(x), np.random.default_rng(1)).sample(4000, np.random.default_rng(2))
+    assert torch.equal(turned[0], labels) and torch.equal(turned[1], drawn)
     assert set(labels.flatten().tolist()) == {0, 1, 2}
     assert abs(float(drawn[labels == 2].mean()) - 4) < 0.1 and abs(float(drawn[labels == 0].std()) - 1) < 0.1
 
