@@ -189,11 +189,14 @@ def capture(
     given). Batches accumulate.
 
     Hugging Face models are read through their attention interface, `torch.nn.MultiheadAttention` by hooks, other
-    modules through an attribute `attend`; no module is found by its name. `states[L]` is what leaves the last layer,
-    before any final norm. The model's outputs stay what they were, and the model is left as it was, also after an
-    exception. Raises `CaptureError` where no attention can be read (never an empty tuple), where it is not finite, or
-    where full maps would need more than `max_bytes`: `layers * batch * heads * tokens^2` values. Cost: statistics add
-    about a second pass of attention.
+    modules through `attend(query, key, value, mask)`; no module is found by its name. A layer that runs again on what
+    it put out is one layer more; a stack that runs on two inputs makes two passes, one example after the other. What is
+    padding and who may see whom is what the calls of attention were told (`Flow.mask`, `causal`, `visible`).
+    `states[L]` is what leaves the last layer, before any final norm. The model's outputs stay what they were, and the
+    model is left as it was, also after an exception. Raises `CaptureError` where no attention can be read (never an
+    empty tuple), where it is not finite, where layers don't attend alike or run in steps with a cache, or where full
+    maps would need more than `max_bytes`: `layers * batch * heads * tokens^2` values. Cost: statistics add about a
+    second pass of attention.
 
     >>> from pdelens.models import Configuration, Transformer
     >>> model = Transformer(Configuration(layers=2))

@@ -63,9 +63,9 @@ def substitute_attention(
 ) -> Iterator[None]:
     """Run the model with given attention: layer l mixes its values by `attention[l]`.
 
-    `attention[l]` has shape (batch, heads, queries, keys), or broadcasts to it; rows should sum to 1. With `layers`
-    only those are given it: the others compute their own from the states that the change has reached, and their entry
-    in `attention` is not looked at. Self-attention alone is replaced; `which` as in `Recording.flow` names the stack
+    `attention[l]` has shape (batch, heads, queries, keys), or broadcasts to it; each row is a distribution. With
+    `layers` only those are given it: the others compute their own from the states that the change has reached, and
+    their entry in `attention` is not looked at. Self-attention alone is replaced; `which` as in `Recording.flow` names the stack
     where the model has several ("decoder"), or its cross-attention ("cross"). Everything else (values, residuals,
     feed-forward parts) stays the model's own: the causal test of whether an agreement of attention matters. Raises
     `CaptureError` where the model's attention can't be replaced or several stacks attend, `ValueError` where shapes
