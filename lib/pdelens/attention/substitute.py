@@ -65,12 +65,12 @@ def substitute_attention(
 
     `attention[l]` has shape (batch, heads, queries, keys), or broadcasts to it; each row is a distribution. With
     `layers` only those are given it: the others compute their own from the states that the change has reached, and
-    their entry in `attention` is not looked at. Self-attention alone is replaced; `which` as in `Recording.flow` names the stack
-    where the model has several ("decoder"), or its cross-attention ("cross"). Everything else (values, residuals,
-    feed-forward parts) stays the model's own: the causal test of whether an agreement of attention matters. Raises
-    `CaptureError` where the model's attention can't be replaced or several stacks attend, `ValueError` where shapes
-    disagree or a layer has no map. `nn.MultiheadAttention` is not supported. Cost: the full map of every given layer,
-    one product each.
+    their entry in `attention` is not looked at. Self-attention alone is replaced; `which` as in `Recording.flow` names
+    the stack where the model has several ("decoder"), or its cross-attention ("cross"). Everything else (values,
+    residuals, feed-forward parts) stays the model's own: the causal test of whether an agreement of attention matters.
+    Raises `CaptureError` where the model's attention can't be replaced or several stacks attend, `ValueError` where
+    shapes disagree or a layer has no map. `nn.MultiheadAttention` is not supported. Cost: the full map of every given
+    layer, one product each.
 
     >>> import torch
     >>> from pdelens.models import Configuration, Transformer
