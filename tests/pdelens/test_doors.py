@@ -161,16 +161,20 @@ def around(call):
     return run
 
 
-def bad_attention(extra=None):
+def bad_sights():
     return {
-        "query": bad_tensors(Q),
-        "key": bad_tensors(K),
-        **(extra or {}),
         "mask": bad_masks(MASK),
         "causal": bad_flags(),
         "scale": bad_numbers(optional=True),
         "window": bad_counts(optional=True),
     }
+
+
+def bad_attention(extra=None):
+    return {"query": bad_tensors(Q), "key": bad_tensors(K), **(extra or {}), **bad_sights()}
+
+
+BAD_PAIR = {"query_a": bad_tensors(Q), "key_b": bad_tensors(K), **bad_sights()}
 
 
 BAD_PLACES = {
@@ -213,28 +217,9 @@ CASES = {
     "attention_cosine": (
         attention_cosine,
         dict(query_a=Q, key_a=K, query_b=K, key_b=Q),
-        {
-            "query_a": bad_tensors(Q),
-            "key_b": bad_tensors(K),
-            "over": bad_options(),
-            "mask": bad_masks(MASK),
-            "causal": bad_flags(),
-            "scale": bad_numbers(optional=True),
-            "window": bad_counts(optional=True),
-        },
+        {**BAD_PAIR, "over": bad_options()},
     ),
-    "attention_divergence": (
-        attention_divergence,
-        dict(query_a=Q, key_a=K, query_b=K, key_b=Q),
-        {
-            "query_a": bad_tensors(Q),
-            "key_b": bad_tensors(K),
-            "mask": bad_masks(MASK),
-            "causal": bad_flags(),
-            "scale": bad_numbers(optional=True),
-            "window": bad_counts(optional=True),
-        },
-    ),
+    "attention_divergence": (attention_divergence, dict(query_a=Q, key_a=K, query_b=K, key_b=Q), BAD_PAIR),
     "Chain": (
         Chain,
         dict(length=5),
