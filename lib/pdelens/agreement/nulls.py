@@ -37,11 +37,14 @@ def mean_map(calibration: Flow, reference: Flow | None = None) -> Maps:
 
 
 def other_input(reference: Flow, seed: int = 0) -> Maps:
-    """Another example's maps: right mean, right spread, wrong content."""
+    """Another example's maps: right mean, right spread, wrong content; uniform in the rows that it does not have."""
     if reference.examples < 2:
         raise ValueError("one example was given: another input's map needs at least two.")
     order = _derangement(reference.examples, seed)
-    return tuple(_restricted(attention[order], reference, layer) for layer, attention in enumerate(reference.attention))
+    theirs = reference.mask[order][:, None, :, None]
+    return tuple(
+        _restricted(attention[order] * theirs, reference, layer) for layer, attention in enumerate(reference.attention)
+    )
 
 
 def shuffled_layers(reference: Flow, seed: int = 0) -> Maps:
@@ -73,26 +76,30 @@ def nearest_maps(calibration: Flow, nearest: Tensor, reference: Flow) -> Maps:
     `nearest` (examples, count) as from `nearest_inputs`. A neighbour counts in the rows that it has (its padding says
     nothing), and a row that none has is the mean map's.
     """
-    behind, found = mean_map(calibration), []
-    keep = calibration.mask[nearest].unbind(1)  # (examples, tokens) for each neighbour
-    count = sum(one.to(calibration.attention[0].dtype) for one in keep)[:, None, :, None]  # type: ignore[union-attr]
-    for layer, maps in enumerate(calibration.attention):
-        total = torch.zeros_like(maps[nearest[:, 0]])
-        for neighbour, rows in zip(nearest.unbind(1), keep, strict=True):
-            total += maps[neighbour] * rows[:, None, :, None]
-        mean = torch.where(count > 0, total / count.clamp_min(1), behind[layer])
+    found = []
+    for layer, (maps, behind) in enumerate(zip(calibration.attention, mean_map(calibration), strict=True)):
+        mean = _mean_of_rows(maps, calibration.mask, nearest, behind)
         found.append(_restricted(mean, reference, layer) if _restricts(reference) else mean)
     return tuple(found)
 
 
 def nearest_states(calibration: Flow, nearest: Tensor) -> tuple[Tensor, ...]:
     """The teacher's states on the nearest calibration inputs, averaged, one a depth; see `nearest_maps`."""
-    keep = calibration.mask[nearest][..., None]  # (examples, count, tokens, 1)
-    count, found = keep.sum(1), []
-    for state, mean in zip(calibration.states, mean_states(calibration), strict=True):
-        total = (state[nearest] * keep).sum(1)
-        found.append(torch.where(count > 0, total / count.clamp_min(1), mean))
-    return tuple(found)
+    pairs = zip(calibration.states, mean_states(calibration), strict=True)
+    return tuple(_mean_of_rows(state, calibration.mask, nearest, behind) for state, behind in pairs)
+
+
+def _mean_of_rows(values: Tensor, mask: Tensor, nearest: Tensor, behind: Tensor) -> Tensor:
+    """Return the mean over neighbours of values (examples, ..., tokens, any), over those that have the row.
+
+    `behind` is what stands in rows that none has.
+    """
+    rows = mask.view(len(mask), *[1] * (values.ndim - 3), -1, 1)
+    total, count = values.new_zeros(len(nearest), *values.shape[1:]), values.new_zeros(1)
+    for neighbour in nearest.unbind(1):  # one at a time: all at once would hold every map `count` times
+        total += values[neighbour] * rows[neighbour]
+        count = count + rows[neighbour]
+    return torch.where(count > 0, total / count.clamp_min(1), behind)
 
 
 def attention_nulls(

@@ -64,7 +64,9 @@ def sight_of(
         columns = first.real if first.real is not None else _fitting(told_keys, (batch, keys), first.device)
     else:
         columns = first.real if first.real is not None else rows
-    if columns is None or not all(_heeded(one, rows if first.cross else columns, columns) for one in seen.values()):
+    if columns is None or not all(
+        _heeded(one, causal, rows if first.cross else columns, columns) for (_, causal), one in seen.items()
+    ):
         columns = _columns(list(seen.values()), batch, first.cross)
     if not first.cross:
         rows = columns
@@ -73,7 +75,9 @@ def sight_of(
     if not maps:
         return sight
     usual = _usual(columns, causal, first)
-    found = {key: usual if one is None else one & usual for key, one in seen.items()}
+    past = torch.ones(queries, keys, dtype=torch.bool, device=first.device).tril()
+    whole = {key: past if one is None and key[1] else one for key, one in seen.items()}
+    found = {key: usual if one is None else one & usual for key, one in whole.items()}
     beyond = keys > queries and not first.cross
     for one in found.values():
         off = one != usual
@@ -87,16 +91,17 @@ def _key(call: Seen) -> tuple[int, bool]:
 
 
 def _visible(call: Seen) -> Tensor | None:
-    """Return which query may see which key (broadcastable to batch, heads, queries, keys); None: each sees all."""
+    """Return which query may see which key (broadcastable to batch, heads, queries, keys).
+
+    None where no mask was given: each sees all, or in a causal call the past; a triangle for that would take memory
+    that grows with the square of the length, which statistics do without.
+    """
     visible = call.mask
-    if visible is not None:
-        visible = visible if visible.dtype == torch.bool else visible > HIDDEN
-        visible = visible.reshape((1,) * (4 - visible.ndim) + tuple(visible.shape))
-        visible = visible.expand(-1, -1, call.shape[2], -1)
-    if call.causal:
-        past = torch.ones(call.shape[2:], dtype=torch.bool, device=call.device).tril()
-        visible = past[None, None] if visible is None else visible & past
-    return visible
+    if visible is None:
+        return None
+    visible = visible if visible.dtype == torch.bool else visible > HIDDEN
+    visible = visible.reshape((1,) * (4 - visible.ndim) + tuple(visible.shape)).expand(-1, -1, call.shape[2], -1)
+    return visible.tril() if call.causal else visible
 
 
 def _fitting(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor | None:
@@ -104,16 +109,19 @@ def _fitting(mask: Tensor | None, shape: tuple[int, int], device: torch.device) 
     return mask.to(device) if mask is not None and tuple(mask.shape) == shape else None
 
 
-def _heeded(visible: Tensor | None, rows: Tensor | None, columns: Tensor) -> bool:
+def _heeded(visible: Tensor | None, causal: bool, rows: Tensor | None, columns: Tensor) -> bool:
     """Say whether no real query looks at a padded key."""
     if bool(columns.all()):
         return True
+    if visible is None and causal:  # a padded key is seen by every later query
+        earlier = (~columns).cumsum(1)[:, : None if rows is None else rows.shape[1]] > 0
+        return not bool((earlier if rows is None else earlier & rows).any())
     looked = ~columns[:, None, None, :] if visible is None else visible & ~columns[:, None, None, :]
     return not bool((looked if rows is None else looked & rows[:, None, :, None]).any())
 
 
 def _columns(seen: Sequence[Tensor | None], batch: int, cross: bool) -> Tensor | None:
-    """Return which keys any query sees; None where all are seen, or might be: a causal row's last key has no other."""
+    """Return which keys any query sees; None where all are, or might be: a causal row's last key has no other."""
     masks = [one for one in seen if one is not None]
     if len(masks) < len(seen) or not (cross or any(bool(one.triu(1).any()) for one in masks)):
         return None

@@ -56,10 +56,12 @@ def position_share(calibration: Flow, heldout: Flow, lattice: Lattice) -> Positi
     names = ("pair", "offset", "pair, unbiased", "offset, unbiased", "total")
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     own = slice(lattice.special[0], lattice.special[0] + lattice.places)
+    seen, by_offset = torch.empty(0), None
     for layer, (fitted, evaluated) in enumerate(zip(calibration.attention, heldout.attention, strict=True)):
         # The keys that every example and head may see.
         allowed = heldout.allowed(layer)[..., own, own].all(0).all(0)
-        by_offset = _offset_projection(lattice, allowed)
+        if by_offset is None or not torch.equal(allowed, seen):  # most models' layers all see the same
+            seen, by_offset = allowed, _offset_projection(lattice, allowed)
         mean = _centred_logs(fitted, lattice, allowed).mean(0)  # (heads, places, places)
         logs = _centred_logs(evaluated, lattice, allowed)
         found["total"].append(logs.square().sum((-2, -1)))  # (examples, heads)

@@ -42,11 +42,6 @@ class _Rewrite:
             return None
         if layer >= len(self.attention):
             raise ValueError(f"{len(self.attention)} attentions were given, but the model has a layer {layer}.")
-        if not bool((self.attention[layer] >= 0).all()):
-            raise ValueError(f"attention[{layer}] has weights that are negative or NaN: each row is a distribution.")
-        rows = self.attention[layer].sum(-1)
-        if not bool(((rows - 1).abs() < 1e-2).logical_or(rows == 0).all()):
-            raise ValueError(f"attention[{layer}] has rows that do not sum to 1: each row is a distribution.")
         given = self.attention[layer].to(device=call.value.device, dtype=call.value.dtype)
         batch, heads, queries, _ = call.query.shape
         wanted = (batch, heads, queries, call.key.shape[-2])
@@ -55,6 +50,17 @@ class _Rewrite:
         except RuntimeError:
             raise ValueError(f"attention[{layer}] has shape {tuple(given.shape)}, but {wanted} is wanted.") from None
         return given @ call.values()
+
+
+def _map(layer: int, given: Tensor) -> Tensor:
+    """Return a map whose rows are distributions; a row of zeros is padding's."""
+    given = _doors.tensor(f"attention[{layer}]", given, "a map")
+    if not bool((given >= 0).all()):
+        raise ValueError(f"attention[{layer}] has weights that are negative or NaN: each row is a distribution.")
+    rows = given.sum(-1)
+    if not bool(((rows - 1).abs() < 1e-2).logical_or(rows == 0).all()):
+        raise ValueError(f"attention[{layer}] has rows that do not sum to 1: each row is a distribution.")
+    return given
 
 
 @contextmanager
@@ -83,7 +89,8 @@ def substitute_attention(
     _doors.layers(layers)
     _doors.is_a("which", which, (str, type(None)), "a stack's name")
     _doors.is_a("attention", attention, (tuple, list), "one map a layer")
-    attention = [_doors.tensor(f"attention[{layer}]", each, "a map") for layer, each in enumerate(attention)]
+    unread = set() if layers is None else {layer for layer in range(len(attention)) if layer not in layers}
+    attention = [each if layer in unread else _map(layer, each) for layer, each in enumerate(attention)]
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         raise CaptureError(
             "torch.nn.MultiheadAttention keeps its values to itself, so its attention can't be substituted: "

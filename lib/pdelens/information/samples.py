@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .. import _doors
 
 # Distance of two neighbours in single precision, of their size, and some room.
 _ROUNDING = 1e-6
@@ -15,13 +16,17 @@ _CLASSES = 20
 def as_samples(values: Any, name: str) -> Tensor:
     """Return values as (samples, columns) in float64; one number a sample is one column.
 
-    Tensors, arrays, lists and tables (of pandas, say) are welcome. Raises ValueError for other shapes, for nothing,
-    for masked entries, for what is not a finite real number, and for a column that never changes.
+    Tensors, arrays, lists and tables (of pandas, say) are welcome. Raises TypeError for what holds no numbers;
+    ValueError for other shapes, for nothing, for masked entries, for what is not a finite real number, and for a column
+    that never changes.
 
     >>> as_samples([1.0, 2.0, 4.0], "x").shape
     torch.Size([3, 1])
     """
-    tensor = _as_tensor(values, name).detach().to("cpu", torch.float64)
+    tensor = _doors.tensor(name, values, "a table of numbers, one pair a row and none missing,", exact=True)
+    if tensor.is_complex():
+        raise ValueError(f"{name} is complex: give real and imaginary parts as two columns.")
+    tensor = tensor.detach().to("cpu", torch.float64)
     if tensor.ndim == 1:
         tensor = tensor[:, None]
     if tensor.ndim != 2 or not tensor.numel():
@@ -33,24 +38,6 @@ def as_samples(values: Any, name: str) -> Tensor:
     if constant and len(tensor) > 1:
         raise ValueError(f"Column {constant[0]} of {name} is constant and carries no information: leave it out.")
     return tensor.contiguous()
-
-
-def _as_tensor(values: Any, name: str) -> Tensor:
-    """Return values as a tensor of real numbers, or say what they are instead."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        hidden = int(np.ma.getmaskarray(values).sum())
-        raise ValueError(f"{name} has {hidden} masked entries: leave out those pairs.")
-    if not isinstance(values, Tensor):
-        try:
-            values = np.asarray(values)
-        except ValueError as error:
-            raise ValueError(f"{name} is no table of numbers ({error}): rows of one length are wanted.") from None
-        if values.dtype.kind not in "biufc":
-            raise ValueError(f"{name} holds {values.dtype} entries: numbers are wanted.")
-        values = torch.from_numpy(np.array(values))  # a copy: what is not writable torch takes with a warning
-    if values.is_complex():
-        raise ValueError(f"{name} is complex: give real and imaginary parts as two columns.")
-    return values
 
 
 def pair(x: Any, y: Any, at_least: int, why: str) -> tuple[Tensor, Tensor]:

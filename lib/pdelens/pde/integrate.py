@@ -4,7 +4,7 @@ A method is a row of `schemes.SCHEMES`; `dopri5` chooses its own steps (torchdif
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -18,6 +18,9 @@ from .schemes import SCHEMES, Clip, Frozen, Steps, Watch
 from .stability import reaction_notes, refuse_unstable, segments
 
 DIFFUSION_STEPS = ("explicit", "crank-nicolson", "spectral")
+# Steps of dopri5 between two depths: a calibrated equation takes some hundred, and without a limit a stiff one asked
+# for more digits than its number format has would never end.
+MOST_STEPS = 20_000
 
 
 class DivergenceError(RuntimeError):
@@ -52,10 +55,10 @@ def integrate(
     coefficients' jumps, `substeps` equal steps are made by `method` (`schemes.SCHEMES`). `diffusion_step` replaces
     explicit diffusion inside a splitting by the Crank-Nicolson or the exact (`spectral`) formula, which no bound
     limits. The reaction's Lipschitz estimate is only noted in `flow.notes`. Differentiable. Raises `StepError` for a
-    step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a state that is no longer
-    finite, `ValueError` for what does not fit. Cost: per step one right-hand side (euler, lie), two (heun), four (rk4),
-    about three (strang). Source: Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations*; the bounds are
-    proved in the chapter *Well-posedness*.
+    step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a state that is no longer finite
+    or a `dopri5` that would take more than `MOST_STEPS` steps, `ValueError` for what does not fit. Cost: per step one
+    right-hand side (euler, lie), two (heun), four (rk4), about three (strang). Source: Hairer, Norsett and Wanner,
+    *Solving Ordinary Differential Equations*; the bounds are proved in the chapter *Well-posedness*.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -167,6 +170,7 @@ def _adaptive(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps)
     """
     from torchdiffeq import odeint
 
+    options = {"max_num_steps": MOST_STEPS} | ({} if frozen.mask is None else {"norm": _norm_of_real(frozen.mask)})
     for piece in _pieces(frozen.pde, times):
         at, reached = _clip(frozen.pde, piece[0], piece[-1]), piece[0]
 
@@ -177,16 +181,21 @@ def _adaptive(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps)
 
         places = torch.tensor(piece, dtype=torch.float64, device=state.device)
         try:
-            found = odeint(rhs, state, places, rtol=how.rtol, atol=how.atol, method="dopri5")
+            found = odeint(rhs, state, places, rtol=how.rtol, atol=how.atol, method="dopri5", options=dict(options))
         except AssertionError as error:
             raise DivergenceError(
                 f"dopri5 found no step beyond t = {reached:g}, on the way to {piece[-1]:g} ({error}): "
-                f"the equation is too stiff for rtol {how.rtol:g}."
+                f"the equation is too stiff for rtol {how.rtol:g} in {str(state.dtype).removeprefix('torch.')}."
             ) from error
         for t, state in zip(piece[1:], found[1:], strict=True):  # type: ignore[index]
             state = frozen.retracted(state)
             if t in times:
                 yield state
+
+
+def _norm_of_real(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the root mean square over real tokens: what stands in the padding must not size the steps."""
+    return lambda error: error[mask].square().mean().sqrt()
 
 
 def _pieces(pde: PDE, times: Sequence[float]) -> Iterator[list[float]]:

@@ -8,10 +8,12 @@ import transformers
 from tests.pdelens.attention.test_runs import BART, Mixing, Stage, block
 from tests.pdelens.attention.test_users_models import IDS, SMALL, encoder, sharp
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pdelens import CaptureError, capture, compare
 from pdelens.agreement import nulls
-from pdelens.attention.masks import SELF_MASKS, token_mask
+from pdelens.attention.masks import SELF_MASKS, sight_of, token_mask
+from pdelens.attention.runs import Seen
 
 TEXT = torch.randint(3, 48, (4, 24), generator=torch.Generator().manual_seed(2))
 GROUPED = {**SMALL, "num_key_value_heads": 2}
@@ -246,3 +248,39 @@ def test_one_passs_padding_is_not_the_next_ones():
         model(x, attention_mask=mask)
         model(x)
     assert torch.equal(recording.flow().mask, torch.cat([mask.bool(), torch.ones(2, 3, dtype=torch.bool)]))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor):
+            self.numel = max(self.numel, found.numel())
+        return found
+
+
+def test_what_is_causal_by_name_alone_needs_no_triangle():
+    tokens = 2000
+    call = Seen((), None, False, (1, 2, tokens, tokens), torch.device("cpu"), causal=True)
+    with Largest() as made:
+        sight = sight_of([call] * 3, None, None)
+        told = torch.arange(tokens)[None] < 1990
+        padded = sight_of([call] * 3, told, None)
+    assert sight.causal and sight.mask is None
+    assert padded.mask is not None and torch.equal(padded.mask, told)
+    assert made.numel <= 2 * tokens
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_padding_that_a_later_query_sees_is_not_heeded(seed):
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.rand(1, 6, generator=generator) > 0.3
+    triangle = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    plain = Seen((), None, False, (1, 2, 6, 6), torch.device("cpu"), causal=True)
+    masked = Seen((), None, False, (1, 2, 6, 6), torch.device("cpu"), mask=triangle)
+    ours, theirs = (sight_of([call], real, None).mask for call in (plain, masked))
+    assert (ours is None) == (theirs is None)
+    assert ours is None or (theirs is not None and torch.equal(ours, theirs))

@@ -261,14 +261,14 @@ def test_tables_are_welcome_and_what_is_no_number_is_named():
     for given in (pandas.DataFrame({"a": x}), pandas.Series(x), x.tolist(), np.ma.masked_array(x), x[::-1][::-1]):
         assert mutual_information(given, y, "gaussian", shuffles=5).value == pytest.approx(plain)
     for wrong, says in (
-        (np.ma.masked_less(y, 0.0), r"y has \d+ masked entries: leave out those pairs"),
+        (np.ma.masked_less(y, 0.0), r"y has \d+ masked entries: .*none missing"),
         (x + 1j * y, "y is complex: give real and imaginary parts as two columns"),
         (torch.complex(torch.tensor(x), torch.tensor(y)), "y is complex"),
-        (["a"] * 300, "y holds <U1 entries: numbers are wanted"),
-        ([[1.0, 2.0], [3.0]], "y is no table of numbers"),
-        ([None] * 300, "y holds object entries"),
+        (["a"] * 300, "y=.* was given: a table of numbers"),
+        ([[1.0, 2.0], [3.0]], "y=.* was given: a table of numbers"),
+        ([None] * 300, "y=.* was given: a table of numbers"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises((ValueError, TypeError), match=says):
             mutual_information(x, wrong, "gaussian", shuffles=5)
 
 

@@ -473,3 +473,11 @@ def test_a_term_of_ones_own_is_asked_at_every_depth_time(method):
     u = torch.ones(1, 3, 1, dtype=torch.float64)
     found = integrate(pde, u, [0, 2], method=method, substeps=2000, check_steps=False).states[-1]
     assert float(found[0, 0, 0]) == pytest.approx(math.exp(-2), rel=2e-3)
+
+
+def test_an_adaptive_solve_that_would_not_end_is_stopped(monkeypatch):
+    monkeypatch.setattr("pdelens.pde.integrate.MOST_STEPS", 40)
+    pde, u = full_equation(Chain(8, "periodic"), 8), random(2, 8, 8, seed=1)
+    assert integrate(pde, u, [0, 0.1], "dopri5", rtol=1e-3).states[-1].isfinite().all()
+    with pytest.raises(DivergenceError, match=r"no step beyond t = \S+, .*40.*too stiff for rtol 1e-14 in float32"):
+        integrate(pde.float(), u.float(), [0, 1.0], "dopri5", rtol=1e-14, atol=1e-16)
