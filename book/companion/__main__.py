@@ -41,16 +41,20 @@ def _chapters(programs) -> None:
     _add_scale(parser)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="run even what is current")
-    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="say what is out of date or touched up, and fail where anything is"
+    )
     parser.set_defaults(run=_run_chapters)
 
 
 def _run_chapters(given) -> None:
-    from .chapters import check_chapters, run_chapters
-
     if given.check:
+        from .inspection import check_chapters
+
         check_chapters(given.chapter)
     else:
+        from .chapters import run_chapters
+
         run_chapters(given.chapter, given.scale, given.device, force=given.force)
 
 

@@ -21,6 +21,7 @@ from unittest.mock import patch
 import jupytext
 import nbformat
 
+from . import seals
 from .paths import checksums, root
 
 # Where the two packages lie that chapters use.
@@ -219,9 +220,27 @@ def run(path: Path, scale: str, device: str, *, force: bool = False) -> None:
     results.parent.mkdir(parents=True, exist_ok=True)
     made = folder / f"{path.stem}.json"
     if made.exists():
+        _say_what_changes(results, made)
         made.replace(results)
+    seals.seal(path.stem, notebook)
     notebook.metadata["pdelens"] = {"digest": digest(path)}
     write(notebook, notebook_path(path.stem))
+
+
+def _say_what_changes(committed: Path, made: Path) -> None:
+    """Print which numbers, and which figures' looks, a run replaces: whoever commits them shall have seen it."""
+    if not committed.exists():
+        return
+    before, after = (json.loads(path.read_text()) for path in (committed, made))
+    lines = seals.changes(before["records"], after["records"])
+    looks = before.get("figures", []), after.get("figures", [])
+    if len(looks[0]) != len(looks[1]):
+        lines.append(f"{len(looks[0])} figures -> {len(looks[1])}")
+    else:
+        pairs = enumerate(zip(*looks, strict=True), 1)
+        lines += [f"figure {number} looks different" for number, pair in pairs if not seals.look_alike(*pair)]
+    for line in lines:
+        print(f"  {line}")
 
 
 def write(notebook: nbformat.NotebookNode, target: Path) -> None:
@@ -253,9 +272,3 @@ def run_chapters(pattern: str = "", scale: str = "book", device: str = "auto", *
     shutil.rmtree(root() / f"_build/chapters-{os.getpid()}", ignore_errors=True)
     if failed:
         sys.exit(f"pdelens: {', '.join(failed)} failed.")
-
-
-def check_chapters(pattern: str = "") -> None:
-    """Print of each chapter whether it is current."""
-    for path in sources(pattern):
-        print(f"{path.stem}: {'current' if is_current(path) else 'OUT OF DATE: run make chapters'}")

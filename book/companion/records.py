@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import paths
+from . import paths, seals
 from .paths import refuse_unknown_scale, replace_text, results_folder, root
 
 GLUE = "application/papermill.record/"
@@ -44,7 +44,9 @@ class Chapter:
     path: Path
     committed: dict[str, dict[str, Any]]
     steady: dict[str, dict[str, Any]] = field(default_factory=dict)
+    looks: tuple[str, ...] = ()
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: list[Any] = field(default_factory=list)
 
     def size(self, *, smoke: int, book: int, full: int | None = None) -> int:
         """Return how much to compute at this scale (`full` as `book`, if not given)."""
@@ -75,14 +77,18 @@ def start_chapter(name: str, *, device: str = "auto", seed: int = 0, scale: str 
     given = os.environ.get("PDELENS_RESULTS")
     folder = Path(given) if given and not replay else results_folder()
     path = folder / f"{name}.json"
-    committed = json.loads(path.read_text())["records"] if path.exists() else {}
+    whole = json.loads(path.read_text()) if path.exists() else {}
+    committed = whole.get("records", {})
     if replay and not committed:
         raise RecordError(f"{path} is missing, so there is nothing to compare with: run `make chapters` first.")
     known = results_folder() / f"{name}.json"
     keeps = os.environ.get("PDELENS_STEADY") == "1" and not replay and known.exists()
-    steady = json.loads(known.read_text())["records"] if keeps else {}
+    if keeps:
+        whole = json.loads(known.read_text())
+    steady = whole["records"] if keeps else {}
     paths.files_read.clear()
-    _running = Chapter(name, device, seed, scale, replay, time.perf_counter(), path, committed, steady)
+    looks = tuple(whole.get("figures", ()))
+    _running = Chapter(name, device, seed, scale, replay, time.perf_counter(), path, committed, steady, looks)
     return _running
 
 
@@ -110,7 +116,7 @@ def record(
     if key in chapter.entries:
         raise RecordError(f"{key} is recorded twice in {chapter.name}: give each number a key of its own.")
     plain = _plain(key, value)
-    numeric = not _is_text(plain)
+    numeric = not seals.is_text(plain)
     if kind == "metric" and numeric and (atol is None or rtol is None):
         raise ValueError(f"{key}: a metric needs its tolerance: give atol and rtol (0 where it is exact).")
     entry: dict[str, Any] = {"value": plain, "unit": unit, "kind": kind}
@@ -126,6 +132,12 @@ def record(
         # Keys of an earlier run stay until the chapter is finished: half a run loses nothing.
         _write(chapter, {**chapter.committed, **chapter.entries})
     return _shown(entry["value"])
+
+
+def keep_look(figure: Any) -> None:
+    """Have a figure's look recorded, and compared in a replay, when the chapter that is running ends."""
+    if _running is not None:
+        _running.figures.append(figure)
 
 
 def recorded(key: str) -> dict[str, Any]:
@@ -159,17 +171,18 @@ def quote(*keys: str) -> None:
 
 
 def finish_chapter() -> None:
-    """Close the chapter: drop stale keys, note what it read, and print how and where it ran.
+    """Close the chapter: drop stale keys, note what it read and how its figures look, print how and where it ran.
 
-    In a replay, raises `RecordError` where a committed number was not recomputed.
+    In a replay, raises `RecordError` where a committed number was not recomputed or a figure looks different.
     """
     global _running
     chapter = _open_chapter("finish_chapter")
     unseen = sorted(chapter.committed.keys() - chapter.entries.keys())
     if chapter.replay and unseen:
         raise RecordError(f"{chapter.path}: {', '.join(unseen)} stand there, but no cell recomputed them.")
+    looks = _looks(chapter)
     if not chapter.replay:
-        _write(chapter, chapter.entries)
+        _write(chapter, chapter.entries, looks)
     print(_footer(chapter))
     _running = None
 
@@ -182,6 +195,23 @@ def all_records() -> dict[str, dict[str, Any]]:
             if key in found:
                 raise RecordError(f"{key} is recorded by {found[key]['chapter']} and by {path.stem}: rename one.")
             found[key] = {**entry, "chapter": path.stem}
+    return found
+
+
+def _looks(chapter: Chapter) -> list[str]:
+    """Return how the figures look: as committed where they look alike; raise where a replay's do not."""
+    found = [seals.look(figure) for figure in chapter.figures]
+    same = len(found) == len(chapter.looks)
+    if chapter.replay and not same:
+        raise RecordError(f"{chapter.path}: {len(found)} figures were drawn, but {len(chapter.looks)} stand there.")
+    for number, look in enumerate(found if same else ()):
+        if seals.look_alike(look, chapter.looks[number]):
+            found[number] = chapter.looks[number]
+        elif chapter.replay:
+            raise RecordError(
+                f"{chapter.path}: figure {number + 1} looks different from the committed one: run `make chapters`, "
+                "and look at it."
+            )
     return found
 
 
@@ -208,15 +238,8 @@ def _plain(key: str, value: Any) -> Any:
     raise TypeError(f"{key}: a {type(value).__name__} was given: record numbers, texts or arrays of numbers.")
 
 
-def _is_text(plain: Any) -> bool:
-    flat = plain
-    while isinstance(flat, list) and flat:
-        flat = flat[0]
-    return isinstance(flat, str | bool)
-
-
 def _shown(plain: Any) -> Any:
-    return np.array(plain) if isinstance(plain, list) and not _is_text(plain) else plain
+    return np.array(plain) if isinstance(plain, list) and not seals.is_text(plain) else plain
 
 
 def _compared(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +247,7 @@ def _compared(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, An
     if key not in chapter.committed:
         raise RecordError(f"{chapter.path}: {key} is not there: run `make chapters` to record it.")
     committed = chapter.committed[key]
-    if difference := _difference(entry, committed):
+    if difference := seals.difference(entry, committed):
         raise RecordError(f"{chapter.path}: {key}{difference}")
     return committed
 
@@ -232,41 +255,10 @@ def _compared(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, An
 def _steadied(chapter: Chapter, key: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Return the committed entry where a run agrees with it, so that rounding on another machine changes no file."""
     committed = chapter.steady.get(key)
-    return entry if committed is None or entry["kind"] == "timing" or _difference(entry, committed) else committed
+    return entry if committed is None or entry["kind"] == "timing" or seals.difference(entry, committed) else committed
 
 
-def _difference(entry: dict[str, Any], committed: dict[str, Any]) -> str:
-    """Say how an entry differs from the committed one beyond its tolerance; nothing where it does not."""
-    if entry["kind"] == committed["kind"] == "timing":
-        return ""
-    about = {name: entry.get(name) for name in ("unit", "seeds", "atol", "rtol", "kind")}
-    changed = [name for name, value in about.items() if value != committed.get(name)]
-    if changed or ("interval" in entry) != ("interval" in committed):
-        return f" was recorded with another {', '.join(changed) or 'interval'}: run `make chapters`."
-    for part in ("value", "interval"):
-        if part in entry and not _agree(entry[part], committed[part], entry):
-            return (
-                f": the {part} is {_brief(entry[part])} when recomputed, but "
-                f"{_brief(committed[part])} stands there (atol {entry.get('atol')}, rtol {entry.get('rtol')})."
-            )
-    return ""
-
-
-def _agree(found: Any, committed: Any, entry: dict[str, Any]) -> bool:
-    if _is_text(found) or _is_text(committed):
-        return found == committed
-    ours, theirs = np.asarray(found, dtype=float), np.asarray(committed, dtype=float)
-    if ours.shape != theirs.shape:
-        return False
-    return bool(np.allclose(ours, theirs, atol=entry["atol"], rtol=entry["rtol"]))
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 120 else text[:117] + "..."
-
-
-def _write(chapter: Chapter, entries: dict[str, dict[str, Any]]) -> None:
+def _write(chapter: Chapter, entries: dict[str, dict[str, Any]], looks: Sequence[str] = ()) -> None:
     rows = [f"  {json.dumps(key)}: {json.dumps(entries[key])}" for key in sorted(entries)]
     about = json.dumps(
         {
@@ -277,7 +269,9 @@ def _write(chapter: Chapter, entries: dict[str, dict[str, Any]]) -> None:
             "data": sorted(paths.files_read),
         }
     )
-    replace_text(chapter.path, f'{{"about": {about},\n "records": {{\n' + ",\n".join(rows) + "\n}}\n")
+    figures = ",\n".join(f'  "{look}"' for look in looks)
+    records = ",\n".join(rows)
+    replace_text(chapter.path, f'{{"about": {about},\n "figures": [\n{figures}],\n "records": {{\n{records}\n}}}}\n')
 
 
 def _machine(chapter: Chapter) -> dict[str, str]:

@@ -6,7 +6,6 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
@@ -19,14 +18,6 @@ SOURCES = sorted((ROOT / "book/chapters").glob("*.md"))
 NOTEBOOKS = sorted((ROOT / "book/notebooks").glob("*.ipynb"))
 HTML = ROOT / "_build/html"
 by_stem = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-
-
-@by_stem
-def test_notebook_is_current(path):
-    assert chapters.is_current(path), f"{path.stem} is out of date: run `make chapters`"
-    committed = nbformat.read(chapters.notebook_path(path.stem), as_version=4)
-    fresh = chapters.synchronised(path)
-    assert [c.source for c in committed.cells] == [c.source for c in fresh.cells], "prose differs: run `make chapters`"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -95,6 +86,7 @@ def test_prose_quotes_only_recorded_numbers():
 def test_readme_says_what_was_recorded():
     known = records.all_records()
     readme = " ".join((ROOT / "README.md").read_text().split())
+    said = []
     for key, text in {
         "untrained.text.uniform": "cosine of {:.3f} with the",
         "trained.text.uniform": "constant map scores {:.2f},",
@@ -119,21 +111,29 @@ def test_readme_says_what_was_recorded():
         "info.task.pair": "of {:.2f} nats; two bounds",
         "info.bounds.missing": "are both {:.0f} nats wrong in 64",
     }.items():
-        assert text.format(known[key]["value"]) in readme, key
+        said.append(text.format(known[key]["value"]))
+        assert said[-1] in readme, key
     for key, text in {
         "teachers.image-patch4.accuracy": "name {:.1%} of test pictures rightly",
         "teachers.plain.image-linear": "(a linear model {:.1%});",
         "teachers.text-classifier.accuracy": "text classifiers {:.1%} of windows",
         "teachers.plain.text-48-tfidf-1": "a bag of words has {:.1%}.",
     }.items():
-        assert text.format(known[key]["value"]).replace("%", " %") in readme, key
+        said.append(text.format(known[key]["value"]).replace("%", " %"))
+        assert said[-1] in readme, key
     covered = [100 * known[f"info.auto.coverage{kind}"]["value"] for kind in ("", ".other")]
-    assert "in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered) in readme
+    said.append("in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered))
     models = ("minilm", "smollm2", "dinov2")
     diffusive = [known[f"atlas.{model}.trained.share.diffusive"]["value"] for model in models]
-    assert "{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)) in readme
+    said.append("{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)))
     best = [known[f"atlas.{model}.null.mean-map"]["value"] for model in models]
-    assert "0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best) in readme
+    said.append("0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best))
+    for text in said:
+        assert text in readme
+        readme = readme.replace(text, re.sub(r"\d", "#", text), 1)
+    # What is left is no result: the paper's number and claim, versions of Python, and how large a download is.
+    left = set(re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])|\d+(?= ?%)", re.sub(r"`[^`]*`", "", readme)))
+    assert left <= {"2408.09523", "0.98", "3.11", "3.13", "0.2"}, left
 
 
 def test_the_api_page_has_every_public_name_once():

@@ -232,9 +232,25 @@ def test_unknown_chapter_and_unknown_device_are_named(small, capsys):
         assert "torch sees no GPU here" in capsys.readouterr().err
 
 
-def test_check_only_says(small, capsys):
+def test_check_changes_nothing_and_fails_where_a_chapter_is_out_of_date(small, capsys):
+    main(["chapters", "--check"])
+    assert said(capsys).endswith("50-small: current\n")
     small.change("It is", "It was")
     before = small.state()
+    with pytest.raises(SystemExit, match="50-small: see above"):
+        main(["chapters", "--check"])
+    assert "out of date" in said(capsys) and small.state() == before
+
+
+def test_what_a_run_replaces_is_shown_before_it_is_replaced(small, capsys):
+    small.change('"small", 2.5', '"small", 3.5')
+    small.change(
+        'companion.record("small"', 'companion.record("other", "a word", unit="1")\nvalue = companion.record("small"'
+    )
     said(capsys)
-    main(["chapters", "--check"])
-    assert "OUT OF DATE" in said(capsys) and small.state() == before
+    chapters.run_chapters()
+    shown = said(capsys)
+    assert "  small: 2.5 -> 3.5\n" in shown and '  other: new, "a word"\n' in shown
+    small.change('companion.record("other", "a word", unit="1")\n', "")
+    chapters.run_chapters()
+    assert '  other: gone, was "a word"\n' in said(capsys)

@@ -14,12 +14,14 @@ FLOORS = (
     ("pdelens.sensitivity",),
     ("pdelens.plots", "pdelens.report"),
     ("companion.paths", "companion.claims"),
+    ("companion.seals",),
     ("companion.fetch", "companion.jobs", "companion.records"),
     ("companion.data", "companion.pretrained", "companion.theory", "companion.estimators", "companion.seeds"),
     ("companion.teachers",),
     ("companion.surrogates",),
     ("companion.bottleneck", "companion.information_flow", "companion.dynamics", "companion.stabilisers"),
     ("companion.figures", "companion.adopt", "companion.sphinx_book", "companion.sphinx_api", "companion.chapters"),
+    ("companion.inspection",),
     ("companion.__main__",),
 )
 # It shows the face.

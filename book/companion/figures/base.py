@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ..records import keep_look
+
 THRESHOLD_COLOUR = "#b40426"
 PALETTE = "colorblind"
 
@@ -37,6 +39,7 @@ def style() -> None:
 def panels(columns: int, rows: int = 1, width: float = 8.2, height: float = 3.2, **kwargs) -> tuple[Figure, np.ndarray]:
     """Return a figure of so many panels, as wide as the page's text."""
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **kwargs)
+    keep_look(figure)
     return figure, axes
 
 
