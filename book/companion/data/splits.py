@@ -1,5 +1,6 @@
 """The examples that teachers learn from and are tested on, with their digest and their tokeniser."""
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from pdelens.files import digest
 from . import reviews, tokens
 from .fashion_mnist import fashion_mnist, fashion_mnist_subset
 
+TOKENIZER = "tokenizer.json"
 # On so many a learning curve is followed (committed pictures, or validation windows).
 FOLLOWED = 1000
 
@@ -76,9 +78,18 @@ def coder(folder: Path) -> Any:
     """Return the tokeniser of a folder of weights; learnt once, and kept there."""
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     if not path.exists():
-        draft = path.with_suffix(".draft")
+        draft = path.with_suffix(f".{os.getpid()}.draft")
         tokens.train_reviews_tokenizer().save(str(draft), pretty=False)
         draft.replace(path)
     return Tokenizer.from_file(str(path))
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return the digest of the tokeniser that stands in a folder of weights now; it is learnt where there is none."""
+    from tokenizers import Tokenizer
+
+    coder(folder)
+    path = folder / TOKENIZER
+    return tokens.describe(Tokenizer.from_file(str(path)) if path.exists() else coder(folder))["sha256"]

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pdelens.files import read_tensors, write_tensors
@@ -126,7 +128,9 @@ def windows(split: str, length: int = LENGTH, limit: int = WINDOWS_PER_REVIEW, c
     found = _kept(path, made_of)
     if found is None:
         found = _cut_split(split, length, limit, tokenizer())
-        write_tensors(path, {name: column.int() for name, column in found._asdict().items()}, {"made of": made_of})
+        columns = {name: column.int() for name, column in found._asdict().items()}
+        with suppress(OSError, SafetensorError):  # a cache that is full or can't be written keeps none
+            write_tensors(path, columns, {"made of": made_of})
     return found
 
 

@@ -13,9 +13,9 @@ import torch
 from pdelens.models import Transformer
 from pdelens.pde.checkpoints import forget
 
-from ..data import tokens
-from ..data.splits import Examples, coder, digest_of, load_splits
+from ..data.splits import TOKENIZER, Examples, coder, digest_of, load_splits, tokenizer_digest
 from ..jobs import Job, Run, keep, kept, provenance
+from ..paths import say
 from . import files, stack
 from .recipes import SEEDS, Recipe, chosen, recipes_of, stacks
 
@@ -47,7 +47,7 @@ class TrainStack(Job):
 
     def recorded(self, run: Run) -> dict[str, Any] | None:
         """Return the teachers' records where all are whole, whichever stacks they were trained in."""
-        found = {recipe.name: kept(run, recipe.name, _identity(recipe, run)) for recipe in self.recipes}
+        found = {recipe.name: _whole(recipe, run) for recipe in self.recipes}
         return None if None in found.values() else found
 
     def keep(self, run: Run, record: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ class TrainStack(Job):
         seen = Examples(*(column[:2000] for column in stack.training_set(recipe, train)))
         made["train_accuracy"] = stack.evaluate(model, seen)["accuracy"]
         if recipe.configuration.vocabulary:
-            made["tokenizer_sha256"] = tokens.describe(coder(run.folder))["sha256"]
+            made["tokenizer_sha256"] = tokenizer_digest(run.folder)
         return _write(run, recipe.name, model, made, tests)
 
 
@@ -114,6 +114,20 @@ def train_jobs(run: Run, only: str = "*", seeds: int = SEEDS, size: int | None =
     if any(one.configuration.vocabulary for part in parts for one in part.recipes):
         coder(run.folder)  # learnt once, before those that read it begin
     return parts
+
+
+def _whole(recipe: Recipe, run: Run) -> dict[str, Any] | None:
+    """Return a teacher's record; None where it isn't whole, or reads by another tokeniser than stands beside it."""
+    found = kept(run, recipe.name, _identity(recipe, run))
+    if found is None or "tokenizer_sha256" not in found:
+        return found
+    if tokenizer_digest(run.folder) != found["tokenizer_sha256"]:
+        say(
+            f"{run.folder / TOKENIZER} is not the tokeniser that {recipe.name} was trained with: making the teacher "
+            "again."
+        )
+        return None
+    return found
 
 
 def _identity(recipe: Recipe, run: Run) -> dict[str, Any]:

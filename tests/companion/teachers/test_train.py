@@ -170,6 +170,57 @@ def test_adopt_takes_complete_weights_only(project_with_data):
         adopt.adopt("smoke", "image-*")
 
 
+def another_tokenizer(folder):
+    """Exchange two pieces: the same number of them, and other tokens for the same text."""
+    path = folder / "tokenizer.json"
+    about = json.loads(path.read_text())
+    pieces = about["model"]["vocab"]
+    one, other = sorted(pieces)[10:12]
+    pieces[one], pieces[other] = pieces[other], pieces[one]
+    path.write_text(json.dumps(about))
+
+
+def test_a_teacher_goes_with_its_tokeniser(project_with_data, capsys):
+    train("text-*")
+    folder = project_with_data / "_build/train/smoke"
+    before = models.load(folder / "text-tiny-seed0.safetensors")[1]["tokenizer_sha256"]
+    another_tokenizer(folder)
+    with pytest.raises(DataError, match="is not the tokeniser that text-tiny-seed0 was trained with"):
+        adopt.adopt("smoke", "text-*")
+    assert not (project_with_data / "data/weights").exists()
+    splits.coder.cache_clear()
+    splits.load_splits.cache_clear()
+    train("text-*")
+    assert "is not the tokeniser that text-tiny-seed0 was trained with" in capsys.readouterr().err
+    assert models.load(folder / "text-tiny-seed0.safetensors")[1]["tokenizer_sha256"] != before
+
+
+def test_finished_weights_with_a_flipped_bit_are_not_adopted(project_with_data):
+    train("image-tiny-seed1")
+    path = project_with_data / "_build/train/smoke/image-tiny-seed1.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        adopt.adopt("smoke", "image-tiny-seed1")
+    # Whole, and yet another teacher's.
+    train("image-tiny-seed0")
+    path.write_bytes(path.with_name("image-tiny-seed0.safetensors").read_bytes())
+    with pytest.raises(DataError, match="is not what was written"):
+        adopt.adopt("smoke", "image-tiny-seed1")
+    assert not (project_with_data / "data/weights").exists()
+
+
+@pytest.mark.parametrize("there", ["training.json", "ladder.json"])
+def test_results_of_a_larger_scale_are_not_replaced_by_those_of_a_smaller(project_with_data, there):
+    train("image-tiny-seed1")
+    about = {"scale": "book"}
+    known = {"teachers": {"a": about}} if there == "training.json" else {"rungs": {"a": {"made": about}}}
+    (project_with_data / "data" / there).write_text(json.dumps(known))
+    with pytest.raises(DataError, match="data/ holds results of scale book, which those of scale smoke would replace"):
+        adopt.adopt("smoke", "image-tiny-seed1")
+
+
 def test_snapshots_can_be_adopted_by_name(project_with_data):
     train("image-tiny-seed0")
     (project_with_data / "data/fashion-mnist-subset.safetensors").write_bytes(b"there already")
