@@ -63,6 +63,7 @@ def _train(programs) -> None:
     _add_run(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--only", default="*", help="patterns of names, by commas")
+    parser.add_argument("--missing", action="store_true", help="equations without a record in data/ alone")
     parser.add_argument("--seeds", type=int, default=5, help="at most so many seeds of each teacher")
     parser.add_argument("--stack", type=int, help="models trained as one tensor program (CPU: 1, GPU: all)")
     parser.set_defaults(run=_run_train)
@@ -83,7 +84,7 @@ def _run_train(given) -> None:
     # What comes after reads the teachers.
     if run_jobs(train_jobs(run, given.only, given.seeds, given.stack), run, **how):
         beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
-        run_jobs([*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only)], run, **how)
+        run_jobs([*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)], run, **how)
 
 
 def _settings(text: str) -> dict[str, Any]:

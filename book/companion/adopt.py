@@ -22,9 +22,9 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     Of the teachers those whose names fit `only`, and the calibrated equations that pages load (`specs.COMMITTED`);
     with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
-    `data/training.json`, and what is known of every calibrated equation to `data/ladder.json`, whether their weights
-    are copied or not. Raises `DataError` where there are no weights, where they or the tokeniser are not those that
-    their records are of, or where results of a larger scale would be replaced.
+    `data/training.json`, what is known of every calibrated equation to `data/ladder.json` and `data/laws.json`, whether
+    their weights are copied or not. Raises `DataError` where there are no weights, where they or the tokeniser are not
+    those that their records are of, or where results of a larger scale would be replaced.
     """
     run = run_of(scale, "cpu")
     folder, data = run.folder, root() / "data"
@@ -43,9 +43,10 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     adopted = {}
     for path in trained + calibrated:
         adopted |= _copied(path, data, f"weights/{path.name}")
-    if found:
-        store.write(data / store.RECORDS, store.gathered(folder, store.known(data / store.RECORDS)))
-        adopted[store.RECORDS] = sha256(data / store.RECORDS)
+    for name, part in store.divided(store.gathered(folder)).items():
+        if any(part.values()):
+            store.write(data / name, store.added(store.known(data / name), part))
+            adopted[name] = sha256(data / name)
     for name in (TOKENIZER, TRIALS):
         if (folder / name).exists():
             adopted |= _copied(folder / name, data, name)
@@ -79,14 +80,16 @@ def _histories(folder: Path, known: Path) -> str:
 
 def _refuse_smaller(scale: str, data: Path) -> None:
     """Raise `DataError` where what is there was made at a larger scale."""
-    rungs = store.known(data / store.RECORDS).get("rungs", {}).values()
+    rungs = [
+        about for name in (store.RECORDS, store.LAWS) for about in store.known(data / name).get("rungs", {}).values()
+    ]
     teachers = store.known(data / results.RECORDS).get("teachers", {}).values()
     there = {about["made"]["scale"] for about in rungs} | {about["scale"] for about in teachers if "scale" in about}
     larger = [one for one in SCALES[SCALES.index(scale) + 1 :] if one in there]
     if larger:
         raise DataError(
             f"data/ holds results of scale {larger[0]}, which those of scale {scale} would replace: adopt "
-            f"SCALE={larger[0]}, or remove data/{store.RECORDS} and data/{results.RECORDS} first."
+            f"SCALE={larger[0]}, or remove data/*.json first."
         )
 
 

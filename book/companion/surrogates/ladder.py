@@ -11,7 +11,7 @@ from ..seeds import SeedMean, over_seeds
 from . import results
 from .crossing import PowerLaw, gained, power_law
 from .laws import LAWS
-from .store import sweep_records
+from .store import NULLS, law_records
 
 # What is read of a record, at one step a layer and converged: the worst layer's, or depth's.
 COSINE, R2, CHANNELS, SKILL, CLASSES = "cosine", "r2 pooled", "r2 mean over channels", "pooled skill", "classes"
@@ -19,15 +19,20 @@ COSINE, R2, CHANNELS, SKILL, CLASSES = "cosine", "r2 pooled", "r2 mean over chan
 
 def records_of(teacher: str, name: str, budget: int) -> dict[int, dict[str, Any]]:
     """Return a law's records by seed; `teacher` as in "image-patch4", `name` as in `laws.EQUATIONS`."""
-    return results.records_of(teacher, f"{LAWS}{name}-b{budget}")
+    return results.by_seed(law_records()["rungs"], teacher, f"{LAWS}{name}-b{budget}")
 
 
 def budgets_of(teacher: str, name: str, seed: int = 0) -> list[int]:
     """Return the budgets at which a law of one seed has been calibrated, the smallest first."""
     start, end = f"rung-{teacher}-{LAWS}{name}-b", f"-seed{seed}"
-    rows = sweep_records()["rungs"]
+    rows = law_records()["rungs"]
     found = (key.removeprefix(start).removesuffix(end) for key in rows if key.startswith(start) and key.endswith(end))
     return sorted(int(budget) for budget in found if budget.isdigit())
+
+
+def best_null(teacher: str) -> np.ndarray:
+    """Return the best null's cosine of each layer and head of a teacher with its seed, (layers, heads)."""
+    return np.max([np.asarray(values) for values in law_records()[NULLS][teacher]["attention"].values()], axis=0)
 
 
 def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
@@ -39,7 +44,7 @@ def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:
     if "diverged" in evaluated:
         return float("nan")
     if measure == SKILL:
-        return float(pooled_skill(evaluated["cosine"], results.best_null(about["made"]["subject"])).min())
+        return float(pooled_skill(evaluated["cosine"], best_null(about["made"]["subject"])).min())
     numbers = np.asarray(evaluated[measure], dtype=float)
     return float(numbers.mean(-1).min() if numbers.ndim == 2 else numbers.min())
 
@@ -87,5 +92,5 @@ def unresolved(about: Mapping[str, Any]) -> float:
 
 def untestable(teacher: str) -> list[str]:
     """Return the heads of a teacher that can carry no test, such as "2.1" (from 1): their best null is above .95."""
-    found = np.argwhere(results.best_null(teacher) > TESTABLE)
+    found = np.argwhere(best_null(teacher) > TESTABLE)
     return [f"{layer + 1}.{head + 1}" for layer, head in found.tolist()]

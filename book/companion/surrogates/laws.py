@@ -66,9 +66,10 @@ def law(name: str, teacher: str, seed: int, budget: int, supervision: str = "att
 
 TEACHERS = ("image-patch4", "text-classifier")
 LANGUAGE = "text-causal"
-# Numbers of the smallest budget: all of a learning curve, what is compared over five seeds, and one long run.
+# Numbers of the smallest budget: all of a learning curve, at which rungs are compared (over five seeds), and one long
+# run.
 BUDGETS = (1, 2, 4, 8)
-MAIN_BUDGET, OTHER_BUDGET, HERO_BUDGET = 4, 2, 32
+MAIN_BUDGET, HERO_BUDGET = 2, 32
 
 
 # Pretrained models: K segments of layers of one law each, K laws in depth-time beside them, and segments as recurrent
@@ -103,15 +104,15 @@ def law_specs(scale: str) -> list[Spec]:
         return [law(name, teacher, 0, 1) for name in ("k1", "blocks") for teacher in TEACHERS]
     curve = [law(name, teacher, 0, b) for b in BUDGETS for teacher in TEACHERS for name in ("k3", "k1", "blocks")]
     short = [one for one in curve if one.budget <= MAIN_BUDGET]
-    long = [one for one in curve if one.budget > MAIN_BUDGET]
+    long = [one for one in curve if one.budget > MAIN_BUDGET]  # the curve's longest last, with the heroes
     seeds = [law(name, t, seed, MAIN_BUDGET) for seed in range(1, SEEDS) for t in TEACHERS for name in ("k3", "k1")]
     language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k1", "k3")]
     every = range(SEEDS if scale == "full" else 1)
     names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
     names += ("k1-forced", "k3-rolled")
     names += ("k1-plain", "k1-size", "k1-clock", *(f"rank{rank}" for rank in RANKS))
-    others = [law(name, teacher, seed, OTHER_BUDGET) for name in names for teacher in TEACHERS for seed in every]
-    states = [law("k3", teacher, seed, OTHER_BUDGET, "states") for teacher in TEACHERS for seed in every]
+    others = [law(name, teacher, seed, MAIN_BUDGET) for name in names for teacher in TEACHERS for seed in every]
+    states = [law("k3", teacher, seed, MAIN_BUDGET, "states") for teacher in TEACHERS for seed in every]
     heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
     pretrained = [pretrained_law(name, teacher) for teacher in PRETRAINED for name in (*SEGMENTS, *BLOCKS)]
-    return [*short, *seeds, *language, *others, *states, *long, *pretrained, *heroes]
+    return [*short, *seeds, *long[:6], *language, *others, *states, *pretrained, *long[6:], *heroes]

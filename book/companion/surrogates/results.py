@@ -19,9 +19,13 @@ MEASURES = (*OF_HEADS, *OTHERS)
 
 def records_of(teacher: str, family: str) -> dict[int, dict[str, Any]]:
     """Return the records of an equation by seed; `teacher` as in `specs.TEACHERS`, such as "image-patch4"."""
+    return by_seed(sweep_records()["rungs"], teacher, family)
+
+
+def by_seed(rungs: Mapping[str, Any], teacher: str, family: str) -> dict[int, dict[str, Any]]:
+    """Return an equation's records among those of every rung, by seed."""
     start = f"rung-{teacher}-{family}-seed"
-    rows = {name: row for name, row in sweep_records()["rungs"].items() if name[:-1] == start}
-    return {int(name[-1]): rows[name] for name in sorted(rows)}
+    return {int(name[-1]): rungs[name] for name in sorted(rungs) if name[:-1] == start}
 
 
 def value(about: Mapping[str, Any], resolution: str, measure: str) -> float:

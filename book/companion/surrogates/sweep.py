@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..jobs import Job, Run
-from ..paths import DataError, sha256
+from ..paths import DataError, root, sha256
 from ..teachers.recipes import fits
 from ..teachers.teacher import HELD, PRETRAINED, cached_teacher, evaluation_flows, weights_of
 from .calibrate import Calibration
 from .controls import KINDS, Control
 from .evaluate import nulls_of
 from .laws import every_spec
-from .store import NULLS
+from .store import LAWS, NULLS, RECORDS, known
 
 # What stands beside every equation; in a record's identity, since one more null makes it another.
 NULL_NAMES = ("uniform", "mean map", "other input", "shuffled layers", "untrained twin", "nearest neighbours")
@@ -52,13 +52,24 @@ class NullsBeside(Job):
         return None if self.teacher in PRETRAINED else f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % 5}"
 
 
-def sweep_jobs(run: Run, only: str = "*") -> list[Job]:
-    """Return the jobs that fit `only` (patterns, by commas): equations, controls, the nulls beside the equations."""
-    patterns = only.split(",")
-    calibrations = [Calibration(spec) for spec in every_spec(run.scale) if fits(spec.name, patterns)]
+def sweep_jobs(run: Run, only: str = "*", missing: bool = False) -> list[Job]:
+    """Return the jobs that fit `only` (patterns, by commas): equations, controls, the nulls beside the equations.
+
+    `missing` leaves out equations of which `data/` holds a record of this scale: a sweep that takes days goes on from
+    what is committed, on whatever machine.
+    """
+    patterns, there = only.split(","), committed(run.scale) if missing else set()
+    wanted = (spec for spec in every_spec(run.scale) if fits(spec.name, patterns) and spec.name not in there)
+    calibrations = [Calibration(spec) for spec in wanted]
     controls = [control for kind in KINDS if fits((control := Control(kind)).name, patterns)]
     nulls = [NullsBeside(name) for name in dict.fromkeys(job.spec.teacher for job in calibrations)]
     return [*calibrations, *controls, *nulls]
+
+
+def committed(scale: str) -> set[str]:
+    """Return the names of the equations of a scale whose records are in `data/`."""
+    rows = [row for name in (RECORDS, LAWS) for row in known(root() / "data" / name).get("rungs", {}).items()]
+    return {name for name, about in rows if about["made"]["scale"] == scale}
 
 
 def names(scale: str) -> list[str]:

@@ -144,8 +144,36 @@ def test_the_sweep_is_run_gathered_and_its_nulls_stand_beside_it(run, capsys):
     assert {"uniform", "mean map", "untrained twin"} <= nulls["attention"].keys() and "ceiling" in nulls
     assert "100% of all" in capsys.readouterr().err
     assert all(job.recorded(run) is not None for job in todo), "all there: nothing to do"
-    kept = store.gathered(run.folder / "nothing", {"rungs": {"old": 1}, store.NULLS: {}})
-    assert kept["rungs"] == {"old": 1}
+    assert store.added({"rungs": {"old": 1}}, {"rungs": {"new": 2}}) == {"rungs": {"old": 1, "new": 2}}
+
+
+def test_a_sweep_goes_on_from_what_is_committed(run, project_copy):
+    only = "rung-image-patch4-laws-k1-b1-seed0,rung-text-classifier-laws-k1-b1-seed0"
+    name, other = only.split(",")
+    for file in store.RECORDS, store.LAWS:
+        about = {"made": {"scale": "smoke" if file == store.LAWS else "book"}}
+        store.write(project_copy / "data" / file, {"rungs": {name if file == store.LAWS else other: about}})
+    assert sweep.committed("smoke") == {name} and sweep.committed("book") == {other}
+    assert [job.name for job in sweep.sweep_jobs(run, only)][:2] == [name, other]
+    assert [job.name for job in sweep.sweep_jobs(run, only, True)] == [other, "nulls-text-classifier-seed0"]
+
+
+def test_the_ladder_of_laws_has_a_file_of_its_own_with_the_nulls_beside_it():
+    def of(teacher):
+        return {"made": {"subject": teacher}}
+
+    rungs = {"rung-a-laws-k1-b1-seed0": of("a-seed0"), "rung-a-full-k1-seed0": of("a-seed0")}
+    rungs |= {"rung-b-laws-k1-b1-seed0": of("b-seed0")}
+    nulls = {"a-seed0": 1, "b-seed0": 2, "c-seed0": 3}
+    found = store.divided({"rungs": rungs, "nulls": nulls, "power": {"p": 4}})
+    laws, sweep = found["laws.json"], found["ladder.json"]
+    assert laws["rungs"].keys() == {"rung-a-laws-k1-b1-seed0", "rung-b-laws-k1-b1-seed0"}
+    assert laws["nulls"] == {"a-seed0": 1, "b-seed0": 2}
+    assert sweep == {
+        "rungs": {"rung-a-full-k1-seed0": of("a-seed0")},
+        "nulls": {"a-seed0": 1, "c-seed0": 3},
+        "power": {"p": 4},
+    }
 
 
 def test_records_are_written_a_line_for_each_equation_and_to_five_digits(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from companion.surrogates import ladder, results
+from companion.surrogates import ladder
 
 HEADS = np.array([[0.9, 0.8], [0.7, 0.5]])
 NULL = [[0.6, 0.2], [0.96, 0.3]]
@@ -27,8 +27,7 @@ def records(monkeypatch):
     nulls = {
         f"image-seed{seed}": {"attention": {"uniform": NULL, "mean map": [[0.1, 0.1], [0.1, 0.1]]}} for seed in range(5)
     }
-    for module in (ladder, results):
-        monkeypatch.setattr(module, "sweep_records", lambda: {"rungs": rungs, "nulls": nulls})
+    monkeypatch.setattr(ladder, "law_records", lambda: {"rungs": rungs, "nulls": nulls})
 
 
 def test_a_law_is_read_at_its_worst_layer_over_seeds():

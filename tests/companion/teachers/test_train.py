@@ -10,6 +10,7 @@ from companion.data import splits, tokens
 from companion.data.splits import Examples
 from companion.jobs import perform, run_jobs, run_of
 from companion.paths import DataError
+from companion.surrogates.laws import MAIN_BUDGET
 from companion.teachers import comparisons, files, recipes, results, stack, stacking_cost
 from companion.teachers import train as training
 from companion.teachers.recipes import Recipe
@@ -256,7 +257,9 @@ def test_names_choose_what_the_program_makes(project_with_data, monkeypatch, cap
     )
     made.clear()
     __main__.main([*here, "--only", "*"])
-    assert made[0] == [recipe.name for recipe in RECIPES] and {"stacking", "power-layers-b4"} <= set(made[1])
+    assert made[0] == [recipe.name for recipe in RECIPES] and {"stacking", f"power-layers-b{MAIN_BUDGET}"} <= set(
+        made[1]
+    )
     with pytest.raises(SystemExit, match="nothing is called 'audio'"):
         __main__.main(["train", "--scale", "smoke", "--only", "audio"])
 
