@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def cache_folder() -> Path:
             f"the cache {folder} can't be used ({error.strerror}): name a folder of your own in PDELENS_CACHE."
         ) from error
     return folder
+
+
+def commit() -> str:
+    """Return the commit that the project is at, nothing where there is no git, or no repository (an archive)."""
+    asked = ["git", "-C", str(root()), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def results_folder() -> Path:

@@ -7,9 +7,10 @@ own agrees with it.
 """
 
 import json
+import math
 import os
 import platform
-import subprocess
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ import numpy as np
 import torch
 
 from . import paths, seals
-from .paths import refuse_unknown_scale, replace_text, results_folder, root
+from .paths import refuse_unknown_scale, replace_text, results_folder
 
 GLUE = "application/papermill.record/"
 KINDS = ("metric", "timing")
+NAME = re.compile(r"\w+(-\w+)*")
 
 
 class RecordError(AssertionError):
@@ -65,9 +67,11 @@ def start_chapter(name: str, *, device: str = "auto", seed: int = 0, scale: str 
     """
     global _running
     refuse_unknown_scale(scale)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"chapter {name!r} was given: a name such as '01-cosine' is wanted.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if torch.device(_kind(device)).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was given, but torch sees no GPU here: use device='auto' or 'cpu'.")
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -113,12 +117,15 @@ def record(
     chapter = _open_chapter("record")
     if kind not in KINDS:
         raise ValueError(f"{key}: kind {kind!r} was given: choose from {', '.join(KINDS)}.")
+    if not isinstance(key, str) or not key.strip():
+        raise ValueError(f"key {key!r} was given: a name is wanted.")
     if key in chapter.entries:
         raise RecordError(f"{key} is recorded twice in {chapter.name}: give each number a key of its own.")
     plain = _plain(key, value)
     numeric = not seals.is_text(plain)
     if kind == "metric" and numeric and (atol is None or rtol is None):
         raise ValueError(f"{key}: a metric needs its tolerance: give atol and rtol (0 where it is exact).")
+    _refuse_nonsense(key, atol, rtol, interval)
     entry: dict[str, Any] = {"value": plain, "unit": unit, "kind": kind}
     if interval is not None:
         entry["interval"] = _plain(key, list(interval))
@@ -132,6 +139,14 @@ def record(
         # Keys of an earlier run stay until the chapter is finished: half a run loses nothing.
         _write(chapter, {**chapter.committed, **chapter.entries})
     return _shown(entry["value"])
+
+
+def _refuse_nonsense(key: str, atol: float | None, rtol: float | None, interval: Sequence[float] | None) -> None:
+    for name, tolerance in (("atol", atol), ("rtol", rtol)):
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise ValueError(f"{key}: {name}={tolerance} was given: a finite number, not negative, is wanted.")
+    if interval is not None and (len(interval) != 2 or not float(interval[0]) <= float(interval[1])):
+        raise ValueError(f"{key}: interval {list(interval)} was given: its low end and then its high end are wanted.")
 
 
 def keep_look(figure: Any) -> None:
@@ -196,6 +211,14 @@ def all_records() -> dict[str, dict[str, Any]]:
                 raise RecordError(f"{key} is recorded by {found[key]['chapter']} and by {path.stem}: rename one.")
             found[key] = {**entry, "chapter": path.stem}
     return found
+
+
+def _kind(device: str) -> str:
+    """Return a device's name as torch has it, or say what names there are."""
+    try:
+        return str(torch.device(device))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device {device!r} was given: 'auto', 'cpu' or 'cuda' is wanted.") from None
 
 
 def _looks(chapter: Chapter) -> list[str]:
@@ -283,18 +306,9 @@ def _machine(chapter: Chapter) -> dict[str, str]:
     }
 
 
-def _commit() -> str:
-    """Return the commit that the project is at, nothing where there is no git, or no repository (an archive)."""
-    asked = ["git", "-C", str(root()), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        return ""
-
-
 def _footer(chapter: Chapter) -> str:
     machine = _machine(chapter)
-    commit = _commit()
+    commit = paths.commit()
     seconds = time.perf_counter() - chapter.began
     return (
         f"Ran in {seconds:.0f} s at scale {chapter.scale}, seed {chapter.seed}, on {machine['device']}; "

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -205,3 +206,36 @@ def test_a_chapter_ends_where_no_git_is_installed(tmp_path, monkeypatch):
     companion.record("mine", 1.0, unit="1", atol=0, rtol=0)
     companion.finish_chapter()
     assert "mine" in (tmp_path / "99-mine.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"name": "../x"}, "chapter '../x' was given"),
+        ({"name": ""}, "chapter '' was given"),
+        ({"name": 1}, "chapter 1 was given"),
+        ({"device": "gpu"}, "device 'gpu' was given: 'auto', 'cpu' or 'cuda' is wanted"),
+        ({"scale": "huge"}, "scale 'huge' was given"),
+    ],
+)
+def test_a_chapter_is_opened_by_a_name_and_on_a_device(project_copy, given, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        records.start_chapter(**{"name": "50-small"} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rtol": float("inf")}, "rtol=inf was given: a finite number"),
+        ({"atol": float("nan")}, "atol=nan was given"),
+        ({"atol": -1.0}, "atol=-1.0 was given"),
+        ({"interval": (1.0, 0.5)}, "its low end and then its high end are wanted"),
+        ({"interval": (0.5, 1.0, 2.0)}, "its low end and then its high end are wanted"),
+        ({"interval": (0.5, float("nan"))}, "its low end and then its high end are wanted"),
+        ({"key": ""}, "key '' was given: a name is wanted"),
+    ],
+)
+def test_a_record_has_a_name_a_tolerance_and_an_interval_that_mean_something(project_copy, given, says):
+    records.start_chapter("50-small")
+    with pytest.raises(ValueError, match=re.escape(says)):
+        records.record(**{"key": "one", "value": 1.0, "unit": "1", "atol": 0, "rtol": 0} | given)

@@ -14,7 +14,7 @@ from .auto import Calibrated, around, calibrated, halves, quantile
 from .copulas import fit
 from .labelled import labelled
 from .methods import Estimator, Method, chosen
-from .samples import pair, untied
+from .samples import pair, serial, untied
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def mutual_information(
 
     The interval of a plain method is $v \pm t\,\sigma$, $\sigma$ the deviation over random halves drawn without
     replacement (for a mean it is that of the whole sample), stretched to one side by the calibration bias; `auto`
-    states its own. Warnings: the bias passes 20 %, the value passes 70 % of the method's ceiling, ties, repeats. Raises
-    ValueError for lengths that differ, too few samples for `neighbours`, NaN, constant columns, class labels given to a
-    method that needs continuous values, and unknown methods. Cost: about 20 calls of the estimator; `auto` a few
-    seconds at 2000 samples of 5 + 5 columns.
+    states its own. Warnings: the bias passes 20 %, the value passes 70 % of the method's ceiling, ties, repeats, rows
+    that follow one another (a time series). Raises ValueError for lengths that differ, too few samples for
+    `neighbours`, NaN, constant columns, class labels given to a method that needs continuous values, and unknown
+    methods. Cost: about 20 calls of the estimator; `auto` a few seconds at 2000 samples of 5 + 5 columns.
 
     >>> from pdelens.information.tasks import bivariate
     >>> found = mutual_information(*bivariate(0.75).sample(500, seed=1), method="gaussian", shuffles=20)
@@ -107,7 +107,7 @@ def mutual_information(
     statistic = (plan.quick or plan.make)(neighbours, seed)
     null, p_value, used = _null(x, y, plan, statistic, shuffles, random)
     ceiling = math.inf if found.elliptical else plan.ceiling(len(x), neighbours)
-    notes += _near(found.value, ceiling)
+    notes += _near(found.value, ceiling) + serial(x, y)
     return Estimate(
         found.value,
         found.interval,

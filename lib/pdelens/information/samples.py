@@ -1,5 +1,6 @@
 """What the information estimators are given: what is let in, what is mended and said, what is turned away."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +55,48 @@ def pair(x: Any, y: Any, at_least: int, why: str) -> tuple[Tensor, Tensor]:
     if len(x) < at_least:
         raise ValueError(f"{len(x)} samples were given: at least {at_least} are wanted, {why}.")
     return x, y
+
+
+def serial(x: Tensor, y: Tensor) -> tuple[str, ...]:
+    """Say, in words, where rows follow one another so that they count for fewer: what nulls and intervals can't see.
+
+    The deviation of a covariance of two series is that of `n / (1 + 2 sum_k r_x(k) r_y(k))` independent rows (Bartlett
+    1935), `r(k)` the autocorrelation at lag k; of several columns the largest counts, and lags as long as both are four
+    deviations from 0. Said from a third fewer on. A table sorted by a column, or by class, is no series.
+
+    >>> x = torch.arange(200.0)[:, None]
+    >>> serial(x.cos(), x.sin())[0][:54]
+    'Rows follow one another: the 200 count for about 127; '
+    """
+    if any(bool((column.diff() >= 0).all() or (column.diff() <= 0).all()) for column in (*x.T, *y.T)):
+        return ()
+    largest = [_autocorrelations(_within(values, other)).amax(1) for values, other in ((x, y), (y, x))]
+    clear = (torch.minimum(*largest) > 4 / len(x) ** 0.5).cumprod(0).bool()
+    counted = len(x) / (1 + 2 * float((largest[0] * largest[1])[clear].sum()))
+    if counted > len(x) / 1.5:
+        return ()
+    return (
+        f"Rows follow one another: the {len(x)} count for about {counted:.0f}; keep one in "
+        f"{math.ceil(len(x) / counted)}, as p-value and interval take them for independent.",
+    )
+
+
+def _within(values: Tensor, other: Tensor) -> Tensor:
+    """Return values less their mean in each class, where the other is a column of classes."""
+    if other.shape[1] > 1 or not is_labels(other[:, 0]):
+        return values
+    _, number = other[:, 0].unique(return_inverse=True)
+    count = torch.bincount(number).to(values)
+    means = values.new_zeros(len(count), values.shape[1]).index_add_(0, number, values) / count[:, None]
+    return values - means[number]
+
+
+def _autocorrelations(values: Tensor) -> Tensor:
+    """Return each column's autocorrelations at lags 1, 2, ... up to a third of the rows, (lags, columns)."""
+    centred = values - values.mean(0)
+    spectrum = torch.fft.rfft(centred, 2 * len(values), dim=0).abs().square()
+    found = torch.fft.irfft(spectrum, dim=0)[: len(values) // 3 + 1]
+    return found[1:] / found[:1].clamp_min(1e-300)
 
 
 def untied(

@@ -1,12 +1,15 @@
 import math
+import re
 
 import numpy as np
 import pandas
 import pytest
+import scipy.signal
 import torch
 
 from pdelens.information import auto, copulas, estimate, methods, samples
 from pdelens.information.estimate import mutual_information
+from pdelens.information.samples import serial
 from pdelens.information.tasks import bivariate, sparse, task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -278,3 +281,44 @@ def test_counts_are_whole_numbers(count):
     for name in ("neighbours", "shuffles"):
         with pytest.raises(ValueError, match=f"{name}=.* was given: a whole number, at least 1, is wanted"):
             mutual_information(x[:, 0], x[:, 1], "gaussian", **{name: count})
+
+
+def series(correlation, count, generator):
+    noise = torch.randn(count, generator=generator, dtype=torch.float64).numpy()
+    return torch.from_numpy(scipy.signal.lfilter([1], [1, -correlation], noise))[:, None]
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.7, 0.9])
+def test_rows_of_a_series_count_as_theory_says(correlation):
+    generator = torch.Generator().manual_seed(0)
+    square = correlation**2  # of two first-order series; Bartlett's sum is geometric
+    wanted = 8000 * (1 - square) / (1 + square)
+    found = []
+    for _ in range(10):
+        (said,) = serial(series(correlation, 8000, generator), series(correlation, 8000, generator))
+        found.append(float(re.findall(r"count for about (\d+)", said)[0]))
+    assert np.median(found) == pytest.approx(wanted, rel=0.1)
+
+
+def test_rows_that_do_not_follow_one_another_are_not_warned_of():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        x, y = (torch.randn(250, 4, generator=generator) for _ in range(2))
+        assert serial(x, y) == ()
+    x, y = series(0.9, 4000, generator), torch.randn(4000, 1, generator=generator)
+    assert serial(x, y) == (), "a series against independent rows: the null is right"
+    assert serial(x.sort(0).values, x.sort(0).values + y) == (), "a table sorted by a column"
+    classes = torch.arange(400).div(100, rounding_mode="floor")[torch.randperm(4).repeat_interleave(100) * 100][:, None]
+    assert serial(torch.randn(400, 2, generator=generator) + 3 * classes, classes.double()) == (), "sorted by class"
+    assert serial(classes.double(), torch.randn(400, 2, generator=generator) + 3 * classes) == ()
+
+
+def test_a_time_series_is_warned_of_and_its_null_is_wrong_without():
+    generator = torch.Generator().manual_seed(3)
+    small = []
+    for _ in range(20):
+        x, y = series(0.95, 400, generator), series(0.95, 400, generator)
+        found = mutual_information(x, y, "gaussian", shuffles=40)
+        assert any(warning.startswith("Rows follow one another") for warning in found.warnings)
+        small.append(found.p_value < 0.05)
+    assert sum(small) > 5, "independent series, and p < .05 in far more than one in twenty"
