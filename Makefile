@@ -3,7 +3,7 @@
 # make test       every test, and every chapter replayed against its committed outputs
 # make unit       the tests without the replay
 # make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
-# make train      trains teachers and calibrates equations into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MINUTES=...]
+# make train      trains teachers and calibrates equations into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MISSING=1] [MINUTES=...]
 # make trials     runs the estimators of information on tasks with known answers, into _build/train  [SCALE=...] [MINUTES=...]
 #                 both: [WORKERS=n] [EXECUTOR=processes|slurm] [SLURM="partition=gpu timeout_min=120"]
 # make adopt      moves complete weights and trials into data/
@@ -18,6 +18,7 @@ SCALE ?= book
 DEVICE ?= auto
 SEEDS ?= 5
 ONLY ?= *
+MISSING ?=
 MINUTES ?=
 WORKERS ?=
 EXECUTOR ?= processes
@@ -69,7 +70,7 @@ chapters: environment
 JOBS = --scale $(SCALE) --executor $(EXECUTOR) --slurm "$(SLURM)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(WORKERS),--workers $(WORKERS))
 
 train: environment
-	@$(PY) -m companion train $(JOBS) --device $(DEVICE) --seeds $(SEEDS) --only "$(ONLY)"
+	@$(PY) -m companion train $(JOBS) --device $(DEVICE) --seeds $(SEEDS) --only "$(ONLY)" $(if $(MISSING),--missing)
 	@echo "Weights are in _build/train/$(SCALE); \`make adopt SCALE=$(SCALE)\` moves them into data/weights."
 
 trials: environment
