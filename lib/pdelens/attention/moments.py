@@ -1,22 +1,22 @@
-"""A head as a local operator: moments of its displacement, and how far the local expansion holds.
+"""What a head's displacement is on average: drift, diffusivity, and the plainest attention that has both.
 
 `A u` at token i is the mean of `u` at displacement Delta under the row's weights. To second order it is `u + E[Delta]
-. grad u + E[Delta Delta^T] : grad grad u / 2`: the generator of drift `v = E[Delta]` and diffusivity `D = Cov[Delta]
-/ 2` (the second cumulant; the raw second moment would count the drift twice). These are backward operators: they
-average values and conserve no mass.
+. grad u + E[Delta Delta^T] : grad grad u / 2`: drift `v = E[Delta]` and diffusivity `D = Cov[Delta] / 2` (the second
+cumulant; the raw second moment would count the drift twice). What they make of the states: `expansions`.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
-from ..flow import Flow
-from ..lattice import Lattice, gradient, laplacian
+from ..lattice import Lattice
 
-# How a term looks at the states: a normalisation.
-Look = Callable[[Tensor], Tensor]
+# Rows that are matched at a time: what is made of each holds a number for every key and pair of moments.
+_ROWS = 8192
+# Newton's steps, halvings of one, and the error at which a row needs no more, in units of the lattice's half width.
+_STEPS, _HALVINGS, _ENOUGH = 200, 40, 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
     ([5.0, -1.0, -1.0], [[0.0]])
     """
     inner, mass = lattice_attention(weights, lattice)
-    middle, pairs = _centred_places(lattice, inner.device)
+    middle, pairs = centred_places(lattice, inner.device)
     # In float64: the difference of second and squared first moments cancels on sharp rows.
     exact = inner.double()
     exact = exact / exact.sum(-1, keepdim=True).clamp_min(1e-30)
@@ -60,7 +60,7 @@ def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
     return Moments((mean - middle).to(inner), ((covariance + below) / 2).to(inner), mass)
 
 
-def _centred_places(lattice: Lattice, device: torch.device) -> tuple[Tensor, Tensor]:
+def centred_places(lattice: Lattice, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return places about the lattice's middle, (places, dims), and their products, (places, dims * dims)."""
     place = lattice.positions().double().to(device)
     middle = place - place.mean(0)
@@ -81,122 +81,85 @@ def lattice_attention(weights: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor
     return inner / total.clamp_min(1e-30), 1 - total.squeeze(-1)
 
 
-def taylor(u: Tensor, moments: Moments, lattice: Lattice) -> Tensor:
-    """Return `u + v . grad u + (D + v v^T / 2) : grad grad u`, the second-order expansion of `A u`.
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Attention (..., heads, places, places) of given moments, and each row's largest error in them.
 
-    `u` (..., places, width) on the lattice alone (no special tokens); result (..., heads, places, width). Differences
-    are central, with the lattice's own boundary.
+    `error` (..., heads, places) in lattice units (drift) and their squares (covariance).
     """
-    own = Lattice(lattice.shape, lattice.boundary)
-    slope = gradient(u, own).movedim(0, -1)  # (..., places, width, dims)
-    second = moments.diffusivity + moments.drift[..., :, None] * moments.drift[..., None, :] / 2
-    first_order = torch.einsum("...hpd,...pwd->...hpw", moments.drift, slope)
-    bends = torch.stack(
-        [_second_difference(u, own, axis) for axis in range(own.dims)], -1
-    )  # (..., places, width, dims)
-    pure = torch.einsum("...hpdd,...pwd->...hpw", second, bends)
-    mixed = torch.zeros_like(pure)
-    if own.dims == 2:
-        cross = gradient(gradient(u, own)[0], own)[1]
-        mixed = 2 * second[..., 0, 1].unsqueeze(-1) * cross.unsqueeze(-3)
-    return u.unsqueeze(-3) + first_order + pure + mixed
+
+    weights: Tensor
+    error: Tensor
+
+    def unmatched(self, tolerance: float = 1e-6) -> Tensor:
+        """Return which rows have not the moments asked for, (rows, axes of `error`): no attention has them."""
+        return (self.error > tolerance).nonzero()
 
 
-def gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
-    """Return the propagator `exp(v . grad + D : grad grad)` as attention, (..., heads, places, places).
+def matched(moments: Moments, lattice: Lattice) -> Matched:
+    """Return the attention of largest entropy whose rows have a drift and a diffusivity, float64.
 
-    A Gaussian in displacement with mean v and covariance 2 D, on the lattice's tokens, rows summing to 1. `floor` is
-    added to the variance, below which a lattice can't tell a Gaussian from a point.
+    `w_ij ~ exp(a_i . x_j + x_j^T B_i x_j)` over the lattice's places x: the discrete Gaussian, exact at any width and
+    near any edge. Newton's method on the dual, in batches of rows; a row whose moments no attention has, or only one
+    that is sharper than any exponential, keeps an error, which is reported. Cost: some ten products of (rows, places)
+    with the pairs of moments.
+    Source: Wainwright and Jordan 2008, *Graphical Models, Exponential Families, and Variational Inference*, section 3.
+
+    >>> from pdelens.lattice import Chain
+    >>> even = attention_moments(torch.full((1, 5, 5), 0.2), Chain(5))
+    >>> found = matched(even, Chain(5))
+    >>> found.weights[0, 0].round(decimals=6).tolist(), len(found.unmatched())
+    ([0.2, 0.2, 0.2, 0.2, 0.2], 0)
     """
-    # The quadratic form as two products with the keys' monomials: nothing of size (queries, keys, dims) is made.
-    middle, pairs = _centred_places(lattice, moments.drift.device)
-    covariance = 2 * moments.diffusivity.double() + floor * torch.eye(lattice.dims).to(middle)
-    inverse = torch.linalg.inv(covariance)
-    centre = middle + moments.drift.double()
-    linear = (inverse @ centre.unsqueeze(-1)).squeeze(-1)
-    return torch.softmax(linear @ middle.T - inverse.flatten(-2) @ pairs.T / 2, -1).to(moments.drift)
+    middle, _ = centred_places(lattice, moments.drift.device)
+    scale = middle.abs().max().clamp_min(1.0)
+    place = middle / scale
+    pairs = list(combinations_with_replacement(range(lattice.dims), 2))
+    features = torch.cat([place, torch.stack([place[:, a] * place[:, b] for a, b in pairs], 1)], 1)
+    mean = ((moments.drift.double() + middle) / scale).flatten(0, -2)
+    covariance = (2 * moments.diffusivity.double() / scale**2).flatten(0, -3)
+    second = covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    wanted = torch.cat([mean, torch.stack([second[:, a, b] for a, b in pairs], 1)], 1)
+    # Where a row is far from every edge its Gaussian is the answer.
+    inverse = torch.linalg.inv(covariance + 1e-3 * torch.eye(lattice.dims).to(covariance))
+    start = [(inverse @ mean.unsqueeze(-1)).squeeze(-1)]
+    start += [torch.stack([-inverse[:, a, b] * (0.5 if a == b else 1.0) for a, b in pairs], 1)]
+    chunks = zip(wanted.split(_ROWS), torch.cat(start, 1).split(_ROWS), strict=True)
+    found = torch.cat([_exponential_family(features, *chunk) for chunk in chunks])
+    reached = found @ features
+    off = (reached - wanted).abs() * torch.cat([scale.expand(lattice.dims), (scale**2).expand(len(pairs))])
+    shape = moments.drift.shape[:-1]
+    return Matched(found.unflatten(0, shape), off.amax(1).unflatten(0, shape))
 
 
-def fitted_stencil(u: Tensor, target: Tensor, lattice: Lattice) -> Tensor:
-    """Return the stencil of u and its first and second differences that best fits `target`, per head.
+def _exponential_family(features: Tensor, wanted: Tensor, start: Tensor) -> Tensor:
+    """Return rows (rows, places) proportional to `exp(features . b)` whose means of the features are those wanted."""
+    natural, waiting = start.clone(), torch.arange(len(wanted), device=wanted.device)
+    small = torch.eye(features.shape[1]).to(features)
 
-    One coefficient a head for the value, each first and each second difference (a 3-point stencil on a chain, a
-    5-point one on a grid), by least squares over all examples, places and channels. `u` (examples, places, width),
-    `target` (examples, heads, places, width); coefficients (heads, 1 + 2 dims).
-    """
-    features = stencil_features(u, lattice).double()
-    # Normal equations will do: the features are few and of like scale.
-    gram = torch.einsum("epwf,epwg->fg", features, features)
-    along = torch.einsum("epwf,ehpw->fh", features, target.double())
-    return torch.linalg.solve(gram, along).T.to(u.dtype)
+    def dual(b: Tensor, mean: Tensor) -> Tensor:
+        return torch.logsumexp(b @ features.T, 1) - (b * mean).sum(1)
 
-
-def stencil_features(u: Tensor, lattice: Lattice) -> Tensor:
-    """Return value, first and second differences of u (..., places, width), (..., places, width, 1 + 2 dims)."""
-    own = Lattice(lattice.shape, lattice.boundary)
-    seconds = [_second_difference(u, own, axis) for axis in range(own.dims)]
-    return torch.stack([u, *gradient(u, own), *seconds], -1)
-
-
-def remainder(target: Tensor, u: Tensor, approximation: Tensor, per_example: bool = False) -> Tensor:
-    """Return `|A u - T u| / |A u - u|`, (heads,) or (examples, heads): 0 is exact, 1 no better than doing nothing.
-
-    `target` is A u and `approximation` T u, (examples, heads, places, width); `u` (examples, places, width).
-    """
-    axes = (2, 3) if per_example else (0, 2, 3)
-    miss = (target - approximation).square().sum(axes)
-    return (miss / (target - u.unsqueeze(1)).square().sum(axes).clamp_min(1e-30)).sqrt()
-
-
-def _second_difference(u: Tensor, lattice: Lattice, axis: int) -> Tensor:
-    """Second difference along one axis alone."""
-    if lattice.dims == 1:
-        return laplacian(u, lattice)
-    grid = u.unflatten(-2, lattice.shape)
-    if axis == 0:
-        grid = grid.transpose(-3, -2)
-    line = Lattice((grid.shape[-2],), lattice.boundary)
-    bent = laplacian(grid, line)
-    if axis == 0:
-        bent = bent.transpose(-3, -2)
-    return bent.flatten(-3, -2)
-
-
-def expansions(
-    calibration: Flow, heldout: Flow, lattice: Lattice, see: Look | Sequence[Look], per_example: bool = False
-) -> dict[str, Tensor]:
-    """Return the remainder of every local picture of every head, by name, (layers, heads).
-
-    `taylor`: the second-order expansion with each row's own moments; `gaussian`: the propagator with those;
-    `stencil`: one fitted stencil a head; `mean map`: the head's mean attention (non-local, but blind to the input);
-    `uniform`: the mean over all places. Stencil and mean map are fitted on the calibration Flow; all are judged on
-    held-out states, looked at through `see` (the normalisation, or one for each layer), on the lattice's own tokens.
-    With `per_example` every held-out example has a remainder of its own, (examples, layers, heads), so that intervals
-    can be taken over examples.
-    """
-    found: dict[str, list[Tensor]] = {}
-    for layer in range(heldout.layers):
-        look = see[layer] if isinstance(see, Sequence) else see
-        (maps, u_fit), (inner, u) = (_inside(flow, layer, lattice, look) for flow in (calibration, heldout))
-        target = inner @ u.unsqueeze(1)
-        about = attention_moments(heldout.attention[layer], lattice)
-        stencil = fitted_stencil(u_fit, maps @ u_fit.unsqueeze(1), lattice)
-        guesses = {
-            "taylor": taylor(u, about, lattice),
-            "gaussian": gaussian(about, lattice) @ u.unsqueeze(1),
-            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
-            "mean map": maps.mean(0) @ u.unsqueeze(1),
-            "uniform": u.mean(1, keepdim=True).unsqueeze(1),
-        }
-        for name, guess in guesses.items():
-            found.setdefault(name, []).append(remainder(target, u, guess, per_example))
-    return {name: torch.stack(layers, 1 if per_example else 0) for name, layers in found.items()}
-
-
-def _inside(flow: Flow, layer: int, lattice: Lattice, look: Look) -> tuple[Tensor, Tensor]:
-    """Return attention among the lattice's own tokens, and their states as attention sees them."""
-    own = slice(lattice.special[0], lattice.special[0] + lattice.places)
-    return lattice_attention(flow.attention[layer], lattice)[0], look(flow.states[layer])[..., own, :]
+    for _ in range(_STEPS):
+        b, mean = natural[waiting], wanted[waiting]
+        rows = torch.softmax(b @ features.T, 1)
+        slope = rows @ features - mean
+        left = slope.abs().amax(1) > _ENOUGH
+        if not bool(left.any()):
+            break
+        waiting, b, mean, rows, slope = (each[left] for each in (waiting, b, mean, rows, slope))
+        off = features - (rows @ features).unsqueeze(1)  # (rows, places, features)
+        curvature = torch.einsum("rp,rpf,rpg->rfg", rows, off, off)
+        ridge = 1e-12 + 1e-10 * curvature.diagonal(dim1=1, dim2=2).sum(1)
+        step = torch.linalg.solve(curvature + ridge[:, None, None] * small, slope)
+        before, falls, size = dual(b, mean), (slope * step).sum(1), torch.ones_like(mean[:, 0])
+        for _ in range(_HALVINGS):
+            low = dual(b - size[:, None] * step, mean) <= before - 1e-4 * size * falls + 1e-15 * before.abs()
+            if bool(low.all()):
+                break
+            size = torch.where(low, size, size / 2)
+        natural[waiting] = b - size[:, None] * step
+    return torch.softmax(natural @ features.T, 1)
 
 
 def displacement_kernel(weights: Tensor, lattice: Lattice) -> Tensor:

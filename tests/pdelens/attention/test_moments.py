@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pdelens import Chain, Flow, Grid
-from pdelens.attention import moments
+from pdelens.attention import expansions, moments
 
 
 def shift(length, by):
@@ -29,7 +29,7 @@ def test_cumulants_of_a_discrete_gaussian_on_a_grid():
     centre = 12 * 25 + 12
     assert found.drift[0, 0, centre].tolist() == pytest.approx([0.7, -0.4], abs=1e-4)
     assert (2 * found.diffusivity[0, 0, centre]).flatten().tolist() == pytest.approx([2.0, 0.6, 0.6, 1.5], abs=1e-3)
-    again = moments.gaussian(found, lattice, floor=0)
+    again = expansions.truncated_gaussian(found, lattice, floor=0)
     assert float((again[0, 0, centre] - weights[0, 0, centre]).abs().max()) < 1e-5
 
 
@@ -61,7 +61,7 @@ def test_taylor_is_exact_for_quadratic_states(lattice):
     u = torch.stack(columns, -1)[None]
     distance = (place[None] - place[:, None] - 0.3).square().sum(-1)
     weights = torch.softmax(-distance.masked_fill(distance > 6, torch.inf), -1)[None, None]
-    found = moments.taylor(u, moments.attention_moments(weights, lattice), lattice)
+    found = expansions.taylor(u, moments.attention_moments(weights, lattice), lattice)
     target = weights @ u.unsqueeze(1)
     inside = ((place >= 1) & (place <= torch.tensor(lattice.shape) - 2)).all(-1)
     assert torch.allclose(found[:, :, inside], target[:, :, inside], atol=1e-9)
@@ -70,13 +70,13 @@ def test_taylor_is_exact_for_quadratic_states(lattice):
 def test_fitted_stencil_finds_a_stencil():
     lattice = Grid(6, 6)
     u = torch.randn(10, 36, 3, dtype=torch.float64)
-    features = moments.stencil_features(u, lattice)
+    features = expansions.stencil_features(u, lattice)
     wanted = torch.tensor([[0.5, 0.1, -0.2, 0.05, 0.3], [1.0, 0, 0, 0.2, 0.2]], dtype=torch.float64)
     target = torch.einsum("epwf,hf->ehpw", features, wanted)
-    found = moments.fitted_stencil(u, target, lattice)
+    found = expansions.fitted_stencil(u, target, lattice)
     assert torch.allclose(found, wanted, atol=1e-9)
-    assert float(moments.remainder(target, u, target).max()) == 0
-    assert torch.allclose(moments.remainder(target, u, u.unsqueeze(1)), torch.ones(2, dtype=torch.float64))
+    assert float(expansions.remainder(target, u, target).max()) == 0
+    assert torch.allclose(expansions.remainder(target, u, u.unsqueeze(1)), torch.ones(2, dtype=torch.float64))
 
 
 def test_wrong_size_is_named():
@@ -116,16 +116,16 @@ def test_moments_and_propagator_meet_their_definitions(lattice, spread):
     wide = 2 * found.diffusivity.double() + 1e-2 * torch.eye(lattice.dims).double()
     solved = torch.linalg.solve(wide.unsqueeze(-3), away.unsqueeze(-1)).squeeze(-1)
     plain = torch.softmax(-(away * solved).sum(-1) / 2, -1)
-    torch.testing.assert_close(moments.gaussian(found, lattice).double(), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(expansions.truncated_gaussian(found, lattice).double(), plain, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_fitted_stencil_is_the_least_squares_one(lattice):
     flow = some_flow(lattice)
-    inner, u = moments._inside(flow, 0, lattice, torch.tanh)
+    inner, u = expansions._inside(flow, 0, lattice, torch.tanh)
     target = inner @ u.unsqueeze(1)
-    found = moments.fitted_stencil(u, target, lattice)
-    features = moments.stencil_features(u, lattice).flatten(0, -2).double()
+    found = expansions.fitted_stencil(u, target, lattice)
+    features = expansions.stencil_features(u, lattice).flatten(0, -2).double()
     best = torch.linalg.lstsq(features, target.movedim(1, -1).flatten(0, -2).double()).solution.T
     torch.testing.assert_close(found.double(), best, atol=1e-5, rtol=1e-5)
 
@@ -133,8 +133,8 @@ def test_fitted_stencil_is_the_least_squares_one(lattice):
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_remainders_of_examples_are_those_of_each_alone(lattice):
     calibration, heldout = some_flow(lattice).split(3)
-    found = moments.expansions(calibration, heldout, lattice, [torch.tanh], per_example=True)
+    found = expansions.expansions(calibration, heldout, lattice, [torch.tanh], per_example=True)
     for example in range(2):
-        one = moments.expansions(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
+        one = expansions.expansions(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
         for name, exact in one.items():
             torch.testing.assert_close(found[name][example], exact, msg=lambda m, n=name: n + m)
