@@ -174,6 +174,7 @@ def expansions(
     see: Look | Sequence[Look],
     per_example: bool = False,
     refinements: int = 0,
+    every: int = 1,
 ) -> dict[str, Tensor]:
     """Return the remainder of every local picture of every head, by name, (layers, heads).
 
@@ -183,47 +184,47 @@ def expansions(
     Gaussian with them, cut off at the edges; `stencil`: one fitted stencil a head; `mean map`: its mean attention
     (non-local, but blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
     calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or one for each
-    layer), on the lattice's own tokens, in float64. With `per_example` every held-out example has a remainder of its
-    own, (examples, layers, heads), so that intervals can be taken over examples.
+    layer), on the lattice's own tokens, one in `every`, in float64. With `per_example` every held-out example has a
+    remainder of its own, (examples, layers, heads), so that intervals can be taken over examples.
     """
     found: dict[str, list[Tensor]] = {}
     own = Lattice(lattice.shape, lattice.boundary)
     for layer in range(heldout.layers):
         look = see[layer] if isinstance(see, Sequence) else see
         (maps, u_fit), (inner, u) = (_inside(flow, layer, lattice, look) for flow in (calibration, heldout))
-        target = inner @ u.unsqueeze(1)
+        rows = torch.arange(0, own.places, every, device=u.device)
+        target = inner[..., rows, :] @ u.unsqueeze(1)
         about = attention_moments(inner, own)
+        of_rows = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
         stencil = fitted_stencil(u_fit, maps @ u_fit.unsqueeze(1), lattice)
         guesses = {
-            "taylor": taylor(u, about, own),
-            "generator": _acting(generated(about, own, refinements)[0], u),
-            "matched": _acting(matched(about, own).weights, u),
-            "matched elsewhere": _acting(matched_elsewhere(inner, own), u),
-            "truncated": _acting(truncated_gaussian(about, own), u),
-            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice), stencil),
-            "mean map": maps.mean(0) @ u.unsqueeze(1),
+            "taylor": taylor(u, about, own)[..., rows, :],
+            "generator": generated(about, own, refinements)[0][..., rows, :] @ u.unsqueeze(1),
+            "matched": matched(of_rows, own, rows).weights @ u.unsqueeze(1),
+            "matched elsewhere": matched_elsewhere(inner, own, queries=rows) @ u.unsqueeze(1),
+            "truncated": truncated_gaussian(about, own)[..., rows, :] @ u.unsqueeze(1),
+            "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice)[:, rows], stencil),
+            "mean map": maps.mean(0)[..., rows, :] @ u.unsqueeze(1),
             "uniform": u.mean(1, keepdim=True).unsqueeze(1),
         }
         for name, guess in guesses.items():
-            found.setdefault(name, []).append(remainder(target, u, guess, per_example))
+            found.setdefault(name, []).append(remainder(target, u[:, rows], guess, per_example))
     return {name: torch.stack(layers, 1 if per_example else 0) for name, layers in found.items()}
 
 
-def matched_elsewhere(weights: Tensor, lattice: Lattice, seed: int = 0) -> Tensor:
+def matched_elsewhere(weights: Tensor, lattice: Lattice, seed: int = 0, queries: Tensor | None = None) -> Tensor:
     """Return the rows of largest entropy that share moments with attention on a lattice in disorder.
 
     A null for `moments.matched`: just as many numbers of each row are known, but about places in a random order. What
-    the matched row explains beyond it is owed to the lattice. `weights` (..., heads, places, places), rows sum to 1.
+    the matched row explains beyond it is owed to the lattice. `weights` (..., heads, places, places), rows sum to 1;
+    `queries` are the rows that are wanted, where not all.
     """
     order = torch.randperm(lattice.places, generator=torch.Generator().manual_seed(seed)).to(weights.device)
-    own = Lattice(lattice.shape, lattice.boundary)
-    found = matched(attention_moments(weights.double()[..., order, :][..., order], own), own).weights
-    back = order.argsort()
-    return found[..., back, :][..., back]
-
-
-def _acting(weights: Tensor, u: Tensor) -> Tensor:
-    return weights.to(u) @ u.unsqueeze(1)
+    own, back = Lattice(lattice.shape, lattice.boundary), order.argsort()
+    about = attention_moments(weights.double()[..., order, :][..., order], own)
+    rows = back if queries is None else back[queries]  # where the wanted ones lie in that order
+    chosen = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
+    return matched(chosen, own, rows).weights[..., back]
 
 
 def _inside(flow: Flow, layer: int, lattice: Lattice, look: Look) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from ..lattice import Lattice
 # Rows that are matched at a time: what is made of each holds a number for every key and pair of moments.
 _ROWS = 8192
 # Newton's steps, halvings of one, and the error at which a row needs no more, in units of the lattice's half width.
-_STEPS, _HALVINGS, _ENOUGH = 200, 40, 1e-11
+_STEPS, _HALVINGS, _ENOUGH = 80, 30, 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +96,13 @@ class Matched:
         return (self.error > tolerance).nonzero()
 
 
-def matched(moments: Moments, lattice: Lattice) -> Matched:
+def matched(moments: Moments, lattice: Lattice, queries: Tensor | None = None) -> Matched:
     """Return the attention of largest entropy whose rows have a drift and a diffusivity, float64.
 
     `w_ij ~ exp(a_i . x_j + x_j^T B_i x_j)` over the lattice's places x: the discrete Gaussian, exact at any width and
     near any edge. Newton's method on the dual, in batches of rows; a row whose moments no attention has, or only one
-    that is sharper than any exponential, keeps an error, which is reported. Cost: some ten products of (rows, places)
-    with the pairs of moments.
+    that is sharper than any exponential, keeps an error, which is reported. `queries` are the places that the rows are
+    of, where not all (a row of moments each). Cost: some ten products of (rows, places) with the pairs of moments.
     Source: Wainwright and Jordan 2008, *Graphical Models, Exponential Families, and Variational Inference*, section 3.
 
     >>> from pdelens.lattice import Chain
@@ -116,7 +116,8 @@ def matched(moments: Moments, lattice: Lattice) -> Matched:
     place = middle / scale
     pairs = list(combinations_with_replacement(range(lattice.dims), 2))
     features = torch.cat([place, torch.stack([place[:, a] * place[:, b] for a, b in pairs], 1)], 1)
-    mean = ((moments.drift.double() + middle) / scale).flatten(0, -2)
+    origin = middle if queries is None else middle[queries]
+    mean = ((moments.drift.double() + origin) / scale).flatten(0, -2)
     covariance = (2 * moments.diffusivity.double() / scale**2).flatten(0, -3)
     second = covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2)
     wanted = torch.cat([mean, torch.stack([second[:, a, b] for a, b in pairs], 1)], 1)
@@ -136,6 +137,7 @@ def _exponential_family(features: Tensor, wanted: Tensor, start: Tensor) -> Tens
     """Return rows (rows, places) proportional to `exp(features . b)` whose means of the features are those wanted."""
     natural, waiting = start.clone(), torch.arange(len(wanted), device=wanted.device)
     small = torch.eye(features.shape[1]).to(features)
+    products = (features.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
 
     def dual(b: Tensor, mean: Tensor) -> Tensor:
         return torch.logsumexp(b @ features.T, 1) - (b * mean).sum(1)
@@ -148,17 +150,22 @@ def _exponential_family(features: Tensor, wanted: Tensor, start: Tensor) -> Tens
         if not bool(left.any()):
             break
         waiting, b, mean, rows, slope = (each[left] for each in (waiting, b, mean, rows, slope))
-        off = features - (rows @ features).unsqueeze(1)  # (rows, places, features)
-        curvature = torch.einsum("rp,rpf,rpg->rfg", rows, off, off)
+        middle = slope + mean
+        curvature = (rows @ products).unflatten(1, small.shape) - middle.unsqueeze(2) * middle.unsqueeze(1)
         ridge = 1e-12 + 1e-10 * curvature.diagonal(dim1=1, dim2=2).sum(1)
         step = torch.linalg.solve(curvature + ridge[:, None, None] * small, slope)
         before, falls, size = dual(b, mean), (slope * step).sum(1), torch.ones_like(mean[:, 0])
+        high = torch.arange(len(b), device=b.device)  # rows whose dual a step of this size does not lower
         for _ in range(_HALVINGS):
-            low = dual(b - size[:, None] * step, mean) <= before - 1e-4 * size * falls + 1e-15 * before.abs()
-            if bool(low.all()):
+            tried = dual(b[high] - size[high, None] * step[high], mean[high])
+            high = high[tried > before[high] - 1e-4 * size[high] * falls[high] + 1e-15 * before[high].abs()]
+            if not len(high):
                 break
-            size = torch.where(low, size, size / 2)
+            size[high] /= 2
         natural[waiting] = b - size[:, None] * step
+        going = falls > 1e-15 * before.abs().clamp_min(1.0)  # else the step was the last that rounding lets be seen
+        going[high] = False
+        waiting = waiting[going]
     return torch.softmax(natural @ features.T, 1)
 
 

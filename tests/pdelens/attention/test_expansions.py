@@ -188,6 +188,31 @@ def test_refinement_never_makes_the_moments_worse():
     assert bool((refined <= plain).all()) and bool((refined < plain).any()) and bool(refined.isfinite().all())
 
 
+def test_chosen_rows_are_those_of_the_whole():
+    lattice = Grid(4, 5)
+    maps, rows = random_maps(lattice, 1.0), torch.tensor([0, 7, 19])
+    about = attention_moments(maps, lattice)
+    chosen = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
+    whole = matched(about, lattice).weights[..., rows, :]
+    torch.testing.assert_close(matched(chosen, lattice, rows).weights, whole, atol=1e-7, rtol=0)
+    whole = expansions.matched_elsewhere(maps, lattice)[..., rows, :]
+    found = expansions.matched_elsewhere(maps, lattice, queries=rows)
+    torch.testing.assert_close(found, whole, atol=1e-7, rtol=0)
+
+
+def test_rows_matched_elsewhere_have_their_moments_there():
+    lattice = Grid(4, 5)
+    maps = random_maps(lattice, 1.0)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    place = lattice.positions().double()[order.argsort()]  # where each token lies on the lattice in disorder
+    for own in (maps, expansions.matched_elsewhere(maps, lattice)):
+        mean = own @ place
+        second = torch.einsum("...k,kd,ke->...de", own, place, place)
+        if own is maps:
+            wanted = mean, second
+    torch.testing.assert_close((mean, second), wanted, atol=1e-6, rtol=0)
+
+
 def test_bad_refinements_are_named():
     about = attention_moments(random_maps(Chain(9), 1.0), Chain(9))
     with pytest.raises(ValueError, match="refinements=-1 was given: a whole number, at least 0"):
