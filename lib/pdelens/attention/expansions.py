@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import _doors
 from ..flow import Flow
 from ..lattice import Lattice, gradient, laplacian
-from .moments import Moments, attention_moments, centred_places, lattice_attention, matched
+from .matched import matched
+from .moments import Moments, attention_moments, centred_places, lattice_attention
 
 # How a term looks at the states: a normalisation.
 Look = Callable[[Tensor], Tensor]
@@ -110,7 +111,7 @@ def truncated_gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) 
     """Return a Gaussian of mean v and covariance 2 D, cut off at the lattice's edges, (..., heads, places, places).
 
     Rows sum to 1. Cut off, and on points, it no longer has the moments that it is given: of a wide row's spread about
-    four fifths are left (`moments.matched` keeps them). `floor` is added to the variance, below which a lattice can't
+    four fifths are left (`matched.matched` keeps them). `floor` is added to the variance, below which a lattice can't
     tell a Gaussian from a point.
     """
     # The quadratic form as two products with the keys' monomials: nothing of size (queries, keys, dims) is made.
@@ -180,7 +181,7 @@ def expansions(
 
     `taylor`: the second-order expansion with each row's own moments; `generator`: the flow of the operator with those
     (`generated`, which takes the `refinements`); `matched`: the row of largest entropy that has them
-    (`moments.matched`); `matched elsewhere`: its null with as many numbers a row (`matched_elsewhere`); `truncated`: a
+    (`matched.matched`); `matched elsewhere`: its null with as many numbers a row (`matched_elsewhere`); `truncated`: a
     Gaussian with them, cut off at the edges; `stencil`: one fitted stencil a head; `mean map`: its mean attention
     (non-local, but blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
     calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or one for each
@@ -215,7 +216,7 @@ def expansions(
 def matched_elsewhere(weights: Tensor, lattice: Lattice, seed: int = 0, queries: Tensor | None = None) -> Tensor:
     """Return the rows of largest entropy that share moments with attention on a lattice in disorder.
 
-    A null for `moments.matched`: just as many numbers of each row are known, but about places in a random order. What
+    A null for `matched.matched`: just as many numbers of each row are known, but about places in a random order. What
     the matched row explains beyond it is owed to the lattice. `weights` (..., heads, places, places), rows sum to 1;
     `queries` are the rows that are wanted, where not all.
     """

@@ -9,8 +9,10 @@ import scipy.optimize
 import torch
 
 from pdelens import Chain, Grid
-from pdelens.attention import expansions, moments
-from pdelens.attention.moments import Moments, attention_moments, matched
+from pdelens.attention import expansions
+from pdelens.attention import matched as matching
+from pdelens.attention.matched import matched
+from pdelens.attention.moments import Moments, attention_moments
 from pdelens.lattice import Lattice
 
 # Small exponentials in two threads cost many times what they take in one.
@@ -107,7 +109,7 @@ def test_rows_that_copy_are_matched_in_the_limit():
 def test_rows_are_matched_alike_in_one_batch_and_in_many(monkeypatch):
     about = attention_moments(random_maps(Grid(4, 4), 2.0), Grid(4, 4))
     whole = matched(about, Grid(4, 4)).weights
-    monkeypatch.setattr(moments, "_ROWS", 5)
+    monkeypatch.setattr(matching, "_ROWS", 5)
     torch.testing.assert_close(matched(about, Grid(4, 4)).weights, whole)
 
 
