@@ -178,7 +178,7 @@ def test_even_where_the_seal_was_made_to_fit(page, change):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("caption: ", "caption: Not "),
+        ("caption: '", "caption: 'Not "),
         ("alt: ", "alt: Not "),
         ("{glue:text}", "about {glue:text}"),
         (":tags: [hide-input]", ":tags: [hide-input, nbval-skip]"),
