@@ -1,0 +1,73 @@
+"""Figures of the ladder of laws: what each law misses at each budget, and where it would cross the bar."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..surrogates import ladder
+from ..surrogates.crossing import power_law
+from .base import THRESHOLD_COLOUR
+
+# How a law is drawn: the teacher's own architecture learnt anew is what any student reaches, in black.
+LOOKS: dict[str, dict[str, Any]] = {
+    "k1": {"color": "#0173b2", "marker": "o"},
+    "k2": {"color": "#029e73", "marker": "v"},
+    "k3": {"color": "#de8f05", "marker": "s"},
+    "k4": {"color": "#cc78bc", "marker": "^"},
+    "k6": {"color": "#ca9161", "marker": "P"},
+    "blocks": {"color": "black", "marker": "D"},
+}
+# A curve is carried on so many times beyond its last budget, and no further: what a fit says there is a guess.
+_BEYOND = 64.0
+
+
+def learning_curves(
+    axes: Axes, teacher: str, laws: Mapping[str, str], bar: float = 0.98, nulls: Mapping[str, float] | None = None
+) -> None:
+    """Draw what every law's attention misses, `1 - cosine` at the worst layer, against its budget, both logarithmic.
+
+    `laws` names the curves of `ladder.misses` (`blocks` at one step a layer, as it is calibrated; the others
+    converged). A law with three budgets or more is carried on (dashed) by its own power law as far as `bar`, or as
+    far as a fit may be trusted. `nulls` are cosines, drawn as grey lines with their names.
+    """
+    for name, label in laws.items():
+        found = ladder.misses(teacher, name, "1" if name == "blocks" else "converged")
+        budgets = np.array(sorted(found))
+        missing = np.array([found[budget] for budget in budgets])
+        axes.plot(budgets, missing, markersize=5.5, linewidth=1.4, label=label, **LOOKS[name])
+        if len(budgets) > 2:
+            curve = power_law(found)
+            needed = curve.needed(1 - bar)[0]
+            end = min(max(needed, budgets[-1]), _BEYOND * budgets[-1])
+            beyond = np.geomspace(budgets[-1], end, 30)
+            axes.plot(beyond, curve.scale * beyond**-curve.exponent, "--", linewidth=1, color=LOOKS[name]["color"])
+    for name, value in (nulls or {}).items():
+        axes.axhline(1 - value, color="0.55", linestyle=":", linewidth=1.1, zorder=1)
+        axes.text(0.99, 1 - value, name, transform=axes.get_yaxis_transform(), fontsize=8, color="0.35", ha="right")
+    axes.axhline(1 - bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=1)
+    where = axes.get_yaxis_transform()
+    axes.text(0.01, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, va="bottom")
+    axes.set(xscale="log", yscale="log", xlabel="right-hand sides × examples", ylabel="1 − cosine, worst layer")
+
+
+def steps_of_laws(axes: Axes, teacher: str, laws: Mapping[str, int], budget: int, bar: float = 0.98) -> None:
+    """Draw the worst layer's cosine against the number of laws at one budget, over seeds: one step, and converged.
+
+    `laws` maps names (as in `ladder`) to how many laws they have. A point with several seeds has its interval.
+    """
+    ways = {"one step a layer": ("1", "#949494", "s"), "converged": ("converged", "#0173b2", "o")}
+    for label, (resolution, colour, marker) in ways.items():
+        found = {
+            count: ladder.seed_mean(teacher, name, budget, resolution=resolution)
+            for name, count in laws.items()
+            if ladder.records_of(teacher, name, budget)
+        }
+        shown = {count: mean for count, mean in found.items() if np.isfinite(mean.mean)}
+        error = [[m.mean - (m.interval or (m.mean,))[0] for m in shown.values()]]
+        error += [[(m.interval or (m.mean, m.mean))[1] - m.mean for m in shown.values()]]
+        means = [mean.mean for mean in shown.values()]
+        axes.errorbar(list(shown), means, error, marker=marker, color=colour, capsize=3, label=label, linewidth=1.2)
+    axes.axhline(bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3)
+    axes.set(xlabel="number of laws K", ylabel="cosine, worst layer", xticks=sorted(laws.values()))
