@@ -71,7 +71,7 @@ def substepped(
     part = 1 / steps if length is None else length
     rows = [[Stepped(layer, part) for _ in range(steps)] if n in chosen else [layer] for n, layer in enumerate(stack)]
     refined = nn.ModuleList([step for row in rows for step in row])
-    configurations = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "to_dict")}
+    configurations: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     counted = [one for one in configurations.values() if getattr(one, "num_hidden_layers", None) == len(stack)]
     try:
         setattr(parent, name.rpartition(".")[2], refined)
