@@ -4,15 +4,18 @@ from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from companion.data import reviews, tokens
+from companion.data import fashion_mnist, reviews, tokens
+from companion.data.fashion_mnist import Pictures
 from companion.surrogates import probe as probes
 from companion.teachers import recipes, stack, teacher
 from companion.teachers.stack import Examples
 from pdelens import models
-from pdelens.information import cross_fit, neural
+from pdelens.information import auto, cross_fit, neural
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,3 +128,39 @@ def test_a_probe_of_random_labels_scores_at_chance():
     x, labels = torch.randn(200, 60, generator=generator), torch.randint(0, 2, (200,), generator=generator)
     # With nearly as many columns as samples, what is read on its own training rows says .69 nats.
     assert neural.probe_bound(x, labels, steps=60) < 0.1
+
+
+def test_held_out_pictures_are_test_pictures_and_calibration_ones_are_not(monkeypatch, tmp_path):
+    labels = torch.arange(40) % 10
+    marked = {
+        train: Pictures(torch.full((40, 28, 28), 1 + train, dtype=torch.uint8), labels) for train in (True, False)
+    }
+    monkeypatch.setattr(fashion_mnist, "fashion_mnist", marked.__getitem__)
+    fashion_mnist.write_subset(tmp_path / "subset.safetensors", calibration=20, heldout=30)
+    found = load_file(tmp_path / "subset.safetensors")
+    assert found["heldout.images"].unique().tolist() == [1] and len(found["heldout.images"]) == 30
+    assert found["calibration.images"].unique().tolist() == [2] and len(found["calibration.images"]) == 20
+
+
+def test_a_copula_is_checked_on_the_half_that_it_has_not_seen(monkeypatch):
+    rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    rank = {value: place for place, value in enumerate(sorted(rows[:, 0]))}
+    seen, checked = [], []
+
+    class Enough(Exception):
+        """What comes after is not looked at."""
+
+    class Spied:
+        def canonical(self, held_out):
+            table = auto.scores(len(rows)).tolist()
+            checked.extend(table.index(value) for value in held_out[:, 0].tolist())
+            raise Enough
+
+    def fit(given, dim_x):
+        seen.extend(rank[value] for value in given[:, 0])
+        return SimpleNamespace(copula=Spied())
+
+    monkeypatch.setattr(auto, "fit", fit)
+    with pytest.raises(Enough):
+        auto._leading(rows, 3, 10, np.random.default_rng(0))
+    assert len(seen) == len(checked) == 100 and set(seen) | set(checked) == set(range(200))
