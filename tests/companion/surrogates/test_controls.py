@@ -52,6 +52,6 @@ def test_one_law_without_diffusion_meets_the_teacher_that_diffuses(tmp_path):
     found = perform(controls.Control("no-diffusion"), Run("smoke", tmp_path))
     assert found["diffusivity"] == [] and len(found["true diffusivity"]) == controls.WIDTH
     names = {controls.Control(kind).name for kind in controls.KINDS}
-    assert names == {"power-equation-b4", "power-layers-b4", "power-no-diffusion-b4"}
+    assert names == {f"power-{kind}-b{laws.MAIN_BUDGET}" for kind in ("equation", "layers", "no-diffusion")}
     identities = [controls.Control(kind).identity(Run("book", tmp_path)) for kind in ("equation", "no-diffusion")]
     assert identities[0] != identities[1]
