@@ -1,7 +1,7 @@
 # make            builds .venv from environment.yml
 # make book       builds the book's HTML            -> _build/html/index.html
-# make test       every test, and every chapter replayed against its committed outputs
-# make unit       the tests without the replay
+# make test       every test, and every chapter replayed against its committed outputs  [PROCESSES=2]
+# make unit       the tests without the replay  [PROCESSES=2]
 # make chapters   runs the chapters that are out of date [CHAPTER=01] [SCALE=smoke|book|full] [DEVICE=cpu|cuda] [FORCE=1]
 # make train      trains teachers and calibrates equations into _build/train  [SCALE=...] [DEVICE=...] [SEEDS=5] [ONLY=names] [MISSING=1] [MINUTES=...]
 # make trials     runs the estimators of information on tasks with known answers, into _build/train  [SCALE=...] [MINUTES=...]
@@ -14,6 +14,7 @@
 # Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
 
 PYTHON ?= python3
+PROCESSES ?= 2
 SCALE ?= book
 DEVICE ?= auto
 SEEDS ?= 5
@@ -57,12 +58,15 @@ book: environment
 fetch: environment
 	@$(PY) -m companion fetch || { test -z "$$CI" || exit 1; echo "Going on without: what needs it is skipped."; }
 
+# Two processes of one thread each: what tests compute is too small for threads, and a file's tests share what they made.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(PROCESSES) --dist loadfile
+
 test: fetch
 	@echo "Testing, and replaying every chapter against its committed outputs (a quarter of an hour on two cores)"
-	@PDELENS_REPLAY=1 $(PY) -m pytest tests lib book/companion book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
+	@PDELENS_REPLAY=1 $(PYTEST) tests lib book/companion book/notebooks --nbval --nbval-sanitize-with tests/nbval.cfg $(ARGS)
 
 unit: environment
-	@$(PY) -m pytest tests lib book/companion -m "not replay" $(ARGS)
+	@$(PYTEST) tests lib book/companion -m "not replay" $(ARGS)
 
 chapters: environment
 	@$(PY) -m companion chapters --chapter "$(CHAPTER)" --scale $(SCALE) --device $(DEVICE) $(if $(FORCE),--force)

@@ -11,8 +11,8 @@ from shapes import watch
 from companion import fetch
 
 watch()
-# More threads than cores make small tensors many times slower.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# What tests compute is too small for threads: on busy cores two cost many times what one does.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
