@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
-from companion.surrogates import laws, specs
+from companion.surrogates import laws, specs, store
 from companion.surrogates.schedules import right_hand_sides
 from companion.teachers import teacher as teachers
 from companion.teachers.teacher import PRETRAINED
@@ -65,3 +65,15 @@ def test_every_rung_can_be_built_and_has_the_parameters_that_its_name_says():
     added = [shares[f"rank{rank}"] - shares["k1-size"] for rank in laws.RANKS]
     assert [share / added[0] for share in added] == pytest.approx([float(rank) for rank in laws.RANKS])
     assert shares["k1"] < shares["rank4"] < shares["rank8"] < shares["k2"] < shares["k3"]
+
+
+def test_committed_rungs_are_the_ladders_own_at_their_budgets_and_beside_their_nulls():
+    known = store.law_records()
+    listed = {spec.name: spec for spec in BOOK}
+    assert known["rungs"] and known["rungs"].keys() <= listed.keys()
+    for name, about in known["rungs"].items():
+        spec, made = listed[name], about["made"]
+        assert made["scale"] == "book" and made["subject"] == spec.teacher and made["seed"] == spec.seed
+        assert made["right-hand sides"] == pytest.approx(spec.budget * specs.BUDGET["book"], rel=0.01)
+        assert {"device", "precision", "plan", "parameters"} <= made.keys() and len(about["own steps"]) == 2
+        assert "nearest neighbours" in known["nulls"][spec.teacher]["attention"]
