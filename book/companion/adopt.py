@@ -12,7 +12,7 @@ from .data.splits import TOKENIZER, tokenizer_digest
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
 from .paths import SCALES, DataError, replace_text, root, sha256, write_checksums
-from .surrogates import files, specs, store
+from .surrogates import files, specs, store, sweep
 from .teachers import comparisons, recipes, results, stacking_cost
 
 
@@ -80,12 +80,9 @@ def _histories(folder: Path, known: Path) -> str:
 
 def _refuse_smaller(scale: str, data: Path) -> None:
     """Raise `DataError` where what is there was made at a larger scale."""
-    rungs = [
-        about for name in (store.RECORDS, store.LAWS) for about in store.known(data / name).get("rungs", {}).values()
-    ]
     teachers = store.known(data / results.RECORDS).get("teachers", {}).values()
-    there = {about["made"]["scale"] for about in rungs} | {about["scale"] for about in teachers if "scale" in about}
-    larger = [one for one in SCALES[SCALES.index(scale) + 1 :] if one in there]
+    trained = {about.get("scale") for about in teachers}
+    larger = [one for one in SCALES[SCALES.index(scale) + 1 :] if one in trained or sweep.committed(one)]
     if larger:
         raise DataError(
             f"data/ holds results of scale {larger[0]}, which those of scale {scale} would replace: adopt "
