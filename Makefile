@@ -9,7 +9,7 @@
 # make adopt      moves complete weights and trials into data/
 # make cluster    tries EXECUTOR=slurm on a Slurm of its own on this machine (root; not part of make test)
 # make bench      benchmarks, as ratios in one run
-# make mutants    changes the packages in one place at a time: do the unit tests notice? [SEED=0] [COUNT=150] [MINUTES=...]
+# make mutants    changes the packages in one place at a time: do the unit tests notice? [SEED=0] [COUNT=150] [MINUTES=...] [AGAIN=1]
 # make lint       formatting, lint, types
 # Other settings: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (which build of torch)
 
@@ -27,6 +27,7 @@ SLURM ?=
 CHAPTER ?=
 SEED ?= 0
 COUNT ?= 150
+AGAIN ?=
 TORCH_INDEX ?=
 
 ROOT := $(CURDIR)
@@ -90,7 +91,7 @@ bench: environment
 	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py" -p no:cacheprovider -q -s $(ARGS)
 
 mutants: environment
-	@$(PY) tests/support/mutants.py --seed $(SEED) --count $(COUNT) $(if $(MINUTES),--minutes $(MINUTES)) \
+	@$(PY) tests/support/mutants.py --seed $(SEED) --count $(COUNT) $(if $(AGAIN),--again) $(if $(MINUTES),--minutes $(MINUTES)) \
 	    $(if $(WORKERS),--workers $(WORKERS))
 
 lint: environment

@@ -1,8 +1,11 @@
+import ast
+import json
 from collections import Counter
-from pathlib import Path
 
+import mutant_runs
 import mutants
 import pytest
+from covering import Covering
 
 SOURCE = '''"""Docstrings are no places."""
 def f(x, mask=None, é="é"):
@@ -46,9 +49,54 @@ def test_one_seed_draws_the_same_changes_and_another_others():
     assert homes == {"lib", "book"}
 
 
-@pytest.mark.parametrize("path", ["lib/pdelens/lattice.py", "book/companion/claims/verdicts.py"])
-def test_the_tests_of_a_module_are_those_that_mirror_it_first(path):
-    groups = mutants.tests_of(path)
-    assert groups[0][-1] == path and Path(groups[0][0]).name == f"test_{Path(path).stem}.py"
-    flat = [name for group in groups for name in group]
-    assert len(set(flat)) == len(flat)
+SMALL = """import math
+LIMIT = 3
+
+def f(
+    x, limit=LIMIT
+):
+    total = (
+        x
+        + 1
+    )
+    for step in range(3):
+        total += step
+    return total
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "function"),
+    [(2, (2, 2), None), (5, (4, 6), (4, 13)), (9, (7, 10), (4, 13)), (11, (11, 11), (4, 13)), (12, (12, 12), (4, 13))],
+)
+def test_a_place_is_run_with_its_statement(line, own, function):
+    found, around = mutant_runs.statement_lines(ast.parse(SMALL), line)
+    assert (found.start, found.stop - 1) == own
+    assert (around and (around.start, around.stop - 1)) == function
+
+
+def test_the_tests_that_run_a_line_come_first_and_a_fixture_counts_for_all_of_its_file(tmp_path):
+    path = "lib/pdelens/lattice.py"
+    one, two, slow = "tests/a/test_x.py::test_one", "tests/a/test_x.py::test_two", "tests/b/test_y.py::test_slow"
+    lines = {path: {"3": [f"{one}|call"], "4": [f"{slow}|call", f"{two}|setup"], "9": [""]}}
+    seconds = {slow: 9.0, one: 0.1, two: 0.2}
+    (tmp_path / "gw0.json").write_text(json.dumps({"lines": lines, "seconds": seconds}))
+    known = Covering(tmp_path)
+    assert known.tests(path, range(3, 4)) == [one] and known.tests(path, range(9, 10)) == []
+    assert known.tests(path, range(3, 5)) == [one, two, slow]
+    text = (mutant_runs.ROOT / path).read_text()
+    *_, (files, wanted) = mutant_runs.groups_of(path, text, 3, known)
+    assert files[:2] == ["tests/pdelens/test_lattice.py", path] and wanted is None
+    assert "tests/pdelens/test_flow.py" in files
+
+
+def test_the_records_say_what_their_share_is():
+    argued = json.loads(mutants.EQUAL.read_text())
+    records = [json.loads(path.read_text()) for path in sorted(mutants.RECORDS.glob("[0-9]*.json"))]
+    assert len(records) >= 2
+    names = {one["name"] for record in records for one in record["changes"]}
+    assert set(argued) <= names and all(len(reason) > 40 for reason in argued.values())
+    for record in records:
+        caught, live, survived = mutants.told(record)
+        assert len(record["changes"]) >= 150 and record["commit"] and caught + len(survived) == live
+        assert caught >= 0.95 * live and live >= 0.95 * len(record["changes"]), (record["seed"], caught, live)

@@ -1,44 +1,32 @@
 """Changes the two packages in one place at a time and asks whether the unit tests notice: `make mutants`.
 
 Places are found in the syntax trees and drawn at random (`--seed`): a comparison, an arithmetic sign, a `not`, a
-number, a reduction, an argument left out, a slice. Messages of errors, docstrings and annotations are no places. The
-tests that mirror a module run first, then all that import it, each set until its first failure. A change whose tests
-all pass survives. Results are kept after every change (`_build/mutants/<seed>.json`); the same command goes on. Equal
-changes, which no test could notice, are argued in `tests/support/equal_mutants.json` and counted apart.
+number, a reduction, an argument left out, a slice. Messages of errors, docstrings and annotations are no places, and
+neither is what draws pictures. The tests that run the changed statement come first (measured once, `covering`), then
+all of its wing, until the first failure. A change whose tests all pass survives. Results are kept after every change
+(`tests/mutants/<seed>.json`, with the commit they are about); the same command goes on, and `--again` tries the
+survivors once more. Equal changes, which no test could notice, are argued in `tests/mutants/equal.json` and counted
+apart.
 """
 
 import argparse
 import ast
+import datetime
 import hashlib
 import json
 import os
 import random
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from companion.chapters import reached_modules
-from companion.paths import replace_text, root
+import mutant_runs
+from covering import ROOT
 
 HOMES = ("lib/pdelens", "book/companion")
-COPIED = (
-    "lib",
-    "book",
-    "tests",
-    "pyproject.toml",
-    "_config.yml",
-    "_toc.yml",
-    "Makefile",
-    "README.md",
-    "environment.yml",
-)
-LINKED = ("data", ".git")
+RECORDS = ROOT / "tests" / "mutants"
+EQUAL = RECORDS / "equal.json"
 COMPARISONS = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
     ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
@@ -52,8 +40,6 @@ REDUCTIONS = {
     "mean": "sum", "argmax": "argmin", "argmin": "argmax", "tril": "triu", "triu": "tril", "clamp_min": "clamp_max",
     "std": "var", "exp": "expm1", "log": "log1p", "sqrt": "square", "square": "abs", "median": "mean",
 }  # fmt: skip
-# Seconds after which a test run counts as hanging, which is noticed too.
-LIMIT = 900
 
 
 @dataclass(frozen=True)
@@ -175,8 +161,8 @@ def drawn(count: int, seed: int) -> list[Mutant]:
     by_kind: dict[str, list[Mutant]] = {}
     texts = {}
     for home in HOMES:
-        for path in sorted((root() / home).rglob("*.py")):
-            where = str(path.relative_to(root()))
+        for path in sorted((ROOT / home).rglob("*.py")):
+            where = str(path.relative_to(ROOT))
             texts[where] = path.read_text()
             for one in places(where, texts[where]):
                 # What a picture looks like is a matter of taste.
@@ -200,42 +186,39 @@ def _is_another(mutant: Mutant, text: str) -> bool:
         return False
 
 
-def tests_of(path: str) -> list[list[str]]:
-    """Return the test files for a module: those that mirror it, then all others that import it."""
-    parts = Path(path).with_suffix("").parts
-    module = ".".join(parts[1:])
-    wing = Path("tests", *parts[1:-1])
-    mirrored = [str(p.relative_to(root())) for p in (root() / wing).glob(f"test_{parts[-1]}.py")]
-    every = sorted(str(p.relative_to(root())) for p in (root() / "tests").rglob("test_*.py"))
-    near = [name for name in every if Path(name).parent == wing and name not in mirrored]
-    others = [name for name in every if name not in near and name not in mirrored and "tests/book" not in name]
-    reaching = [name for name in others if module in reached_modules((root() / name).read_text())]
-    return [group for group in ([*mirrored, path], near, reaching) if group]
+def code_digest() -> str:
+    """Return the digest of both packages' code."""
+    found = hashlib.sha256()
+    for home in HOMES:
+        for path in sorted((ROOT / home).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
-def tried(mutant: Mutant, folder: Path) -> dict:
-    """Run the tests of a change in a copy of the project, and say what became of it."""
-    target, began = folder / mutant.path, time.time()
-    original = target.read_text()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(folder / part) for part in ("lib", "book")),
-                   "PDELENS_ROOT": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
-    caught = ""
-    try:
-        target.write_text(mutant.apply(original))
-        for group in tests_of(mutant.path):
-            asked = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not replay", *group]
-            try:
-                done = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                caught = "it hangs"
-                break
-            if done.returncode not in (0, 5):
-                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                caught = failed[0] if failed else (done.stdout + done.stderr).strip()[-200:]
-                break
-    finally:
-        target.write_text(original)
-    return {**asdict(mutant), "name": mutant.name, "caught": caught, "seconds": round(time.time() - began, 1)}
+def record_of(seed: int, code: str) -> dict:
+    """Return what is known of a seed's changes: nothing yet, if the code is another than the recorded one."""
+    path = RECORDS / f"{seed}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return known if known.get("code") == code else {"code": code, "seed": seed, "changes": []}
+
+
+def told(record: dict) -> tuple[int, int, list[dict]]:
+    """Return how many changes were caught, how many can be (those not equal), and those that survived."""
+    argued = json.loads(EQUAL.read_text())
+    live = [one for one in record["changes"] if one["caught"] or one["name"] not in argued]
+    survived = [one for one in live if not one["caught"]]
+    return len(live) - len(survived), len(live), survived
+
+
+def _saved(record: dict) -> None:
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    record |= {"date": f"{datetime.date.today()}", "commit": commit}
+    RECORDS.mkdir(exist_ok=True)
+    path = RECORDS / f"{record['seed']}.json"
+    draft = path.with_suffix(f".draft-{os.getpid()}")
+    draft.write_text(json.dumps(record, indent=1) + "\n")
+    draft.replace(path)
 
 
 def main() -> None:
@@ -244,52 +227,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--again", action="store_true", help="try those that survived once more")
     given = parser.parse_args()
-    path = root() / "_build" / "mutants" / f"{given.seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.exists() else {}
-    wanted = drawn(given.count, given.seed)
-    todo = [one for one in wanted if one.name not in results]
-    deadline = time.time() + 60 * given.minutes
-    with tempfile.TemporaryDirectory(prefix="pdelens-mutants-") as scratch:
-        folders = [_copy(Path(scratch) / str(number)) for number in range(given.workers)]
-
-        def work(folder: Path) -> None:
-            while todo and time.time() < deadline:
-                one = todo.pop(0)
-                results[one.name] = tried(one, folder)
-                replace_text(path, json.dumps(results, indent=1))
-                print(f"{one.path}:{one.line} {one.kind}: {results[one.name]['caught'] or 'SURVIVED'}", flush=True)
-
-        with ThreadPoolExecutor(given.workers) as pool:
-            list(pool.map(work, folders))
-    _told([results[one.name] for one in wanted if one.name in results], len(wanted))
-
-
-def _copy(folder: Path) -> Path:
-    folder.mkdir()
-    for name in COPIED:
-        source = root() / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        elif source.exists():
-            shutil.copy(source, folder / name)
-    for name in LINKED:
-        (folder / name).symlink_to(root() / name)
-    return folder
-
-
-def _told(results: list[dict], wanted: int) -> None:
-    """Print how many were caught, and which were not."""
-    argued = json.loads((Path(__file__).with_name("equal_mutants.json")).read_text())
-    equal = [one for one in results if not one["caught"] and one["name"] in argued]
-    survived = [one for one in results if not one["caught"] and one["name"] not in argued]
-    live = len(results) - len(equal)
+    code = code_digest()
+    (ROOT / "_build" / "mutants").mkdir(parents=True, exist_ok=True)
+    record, wanted = record_of(given.seed, code), drawn(given.count, given.seed)
+    done = {one["name"]: one for one in record["changes"]}
+    again = {one["name"] for one in told(record)[2]} if given.again else set()
+    todo = [one for one in wanted if one.name not in done or one.name in again]
+    known = mutant_runs.covering(code)
+    for one in mutant_runs.results(todo, given.workers, known, time.time() + 60 * given.minutes):
+        done[one["name"]] = one
+        record["changes"] = [done[mutant.name] for mutant in wanted if mutant.name in done]
+        _saved(record)
+        print(f"{one['path']}:{one['line']} {one['kind']}: {one['caught'] or 'SURVIVED'}", flush=True)
+    caught, live, survived = told(record)
     for one in survived:
-        line = (root() / one["path"]).read_text().splitlines()[one["line"] - 1].strip()
+        line = (ROOT / one["path"]).read_text().splitlines()[one["line"] - 1].strip()
         print(f"survived: {one['name']} {one['path']}:{one['line']} ({one['kind']} -> {one['new']!r}): {line}")
-    print(f"{live - len(survived)} of {live} caught ({(live - len(survived)) / max(live, 1):.1%}), "
-          f"{len(equal)} equal, {wanted - len(results)} of {wanted} not tried yet")  # fmt: skip
+    print(f"{caught} of {live} caught ({caught / max(live, 1):.1%}), {len(record['changes']) - live} equal, "
+          f"{len(wanted) - len(record['changes'])} of {len(wanted)} not tried yet")  # fmt: skip
 
 
 if __name__ == "__main__":
