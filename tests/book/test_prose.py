@@ -32,10 +32,10 @@ NOT_PROSE = (
     r"```\{code-cell\}.*?\n```",
     r"```\{math\}.*?```",
     r"```(?:python|bash|sh|\{api\}|\{claims\}).*?```",
-    r"\$\$.*?\$\$",
-    r"\$[^$]*\$",
     r"\{[\w:-]+\}`[^`]*`",
     r"`[^`]*`",
+    r"\$\$.*?\$\$",
+    r"\$[^$]*\$",
     r"\]\([^)]*\)",
     r"https?://\S+",
 )
@@ -62,5 +62,5 @@ def test_nothing_is_allowed_that_is_not_there():
 
 
 def test_a_planted_number_is_found():
-    text = "---\nversion: 0.1\n---\nIt is {glue:text}`a:.2f`, `x = 0.5`, $0.3$ and 0.87 or 91 %.\n"
+    text = "---\nversion: 0.1\n---\nIt is {glue:text}`a:.2f`, `x = 0.5`, $0.3$ and 0.87, by `$HOME`, or 91 %, `$`.\n"
     assert typed(text) == {"0.87", "91 %"}

@@ -8,8 +8,6 @@ import torch
 from companion.theory.depth_profiles import LINKED, Profile, mixed, profile
 from pdelens.flow import Flow
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -12,7 +12,6 @@ from companion.theory.substeps import substepped
 from pdelens import capture
 from pdelens.models import Configuration, Transformer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50}
 IDS = torch.randint(1, 50, (2, 7), generator=torch.Generator().manual_seed(0))
 
