@@ -78,9 +78,10 @@ def test_a_place_is_run_with_its_statement(line, own, function):
 def test_the_tests_that_run_a_line_come_first_and_a_fixture_counts_for_all_of_its_file(tmp_path):
     path = "lib/pdelens/lattice.py"
     one, two, slow = "tests/a/test_x.py::test_one", "tests/a/test_x.py::test_two", "tests/b/test_y.py::test_slow"
-    lines = {path: {"3": [f"{one}|call"], "4": [f"{slow}|call", f"{two}|setup"], "9": [""]}}
-    seconds = {slow: 9.0, one: 0.1, two: 0.2}
-    (tmp_path / "gw0.json").write_text(json.dumps({"lines": lines, "seconds": seconds}))
+    broken = "tests/b/test_y.py::test_broken"
+    lines = {path: {"3": [f"{one}|call", f"{broken}|call"], "4": [f"{slow}|call", f"{two}|setup"], "9": [""]}}
+    seconds = {slow: 9.0, broken: 0.1, one: 0.1, two: 0.2}
+    (tmp_path / "gw0.json").write_text(json.dumps({"lines": lines, "seconds": seconds, "failed": [broken]}))
     known = Covering(tmp_path)
     assert known.tests(path, range(3, 4)) == [one] and known.tests(path, range(9, 10)) == []
     assert known.tests(path, range(3, 5)) == [one, two, slow]

@@ -21,7 +21,7 @@ class Watch:
     """Measures which lines a process runs, test by test."""
 
     def __init__(self, path: Path):
-        self.path, self.seconds = path, {}
+        self.path, self.seconds, self.failed = path, {}, []
         self.measured = coverage.Coverage(
             data_file=str(path.with_suffix(".coverage")), source=[str(ROOT / s) for s in SOURCES], config_file=False
         )
@@ -41,13 +41,17 @@ class Watch:
         finally:
             self.seconds[item.nodeid] = time.perf_counter() - began
 
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.append(report.nodeid)
+
     def pytest_sessionfinish(self):
         self.measured.stop()
         data, lines = self.measured.get_data(), {}
         for name in data.measured_files():
             by_line = data.contexts_by_lineno(name)
             lines[str(Path(name).relative_to(ROOT))] = {line: list(names) for line, names in by_line.items()}
-        self.path.write_text(json.dumps({"lines": lines, "seconds": self.seconds}))
+        self.path.write_text(json.dumps({"lines": lines, "seconds": self.seconds, "failed": self.failed}))
 
 
 def pytest_configure(config):
@@ -62,14 +66,18 @@ class Covering:
 
     def __init__(self, folder: Path):
         self.seconds: dict[str, float] = {}
+        # Those that fail as it is can't notice a change.
+        self.failed: set[str] = set()
         self.lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for path in sorted(folder.glob("*.json")):
             found = json.loads(path.read_text())
+            self.failed |= set(found["failed"])
             self.seconds |= found["seconds"]
             for name, lines in found["lines"].items():
                 for line, contexts in lines.items():
                     self.lines[name][int(line)] |= set(contexts)
         self.by_file: dict[str, list[str]] = defaultdict(list)
+        self.seconds = {test: took for test, took in self.seconds.items() if test not in self.failed}
         for test in self.seconds:
             self.by_file[test.split("::")[0]].append(test)
 

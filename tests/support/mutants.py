@@ -3,7 +3,8 @@
 Places are found in the syntax trees and drawn at random (`--seed`): a comparison, an arithmetic sign, a `not`, a
 number, a reduction, an argument left out, a slice. Messages of errors, docstrings and annotations are no places, and
 neither is what draws pictures. The tests that run the changed statement come first (measured once, `covering`), then
-all of its wing, until the first failure. A change whose tests all pass survives. Results are kept after every change
+all of its wing, until the first failure; the tests of pages are left out where a page runs the code, since they notice
+that it is another. A change whose tests all pass survives. Results are kept after every change
 (`tests/mutants/<seed>.json`, with the commit they are about); the same command goes on, and `--again` tries the
 survivors once more. Equal changes, which no test could notice, are argued in `tests/mutants/equal.json` and counted
 apart.
@@ -17,6 +18,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -250,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT / part) for part in ("lib", "book")]
     main()

@@ -66,6 +66,18 @@ def test_repeated_whole_and_in_chosen_layers_alone():
         torch.testing.assert_close(model(u), step @ half @ half @ u)
 
 
+@torch.no_grad()
+def test_layers_that_step_together_are_one_field():
+    model, u = Linear(), torch.ones(4, dtype=torch.float64)
+    both = torch.linalg.matrix_power(torch.eye(4).double() + model.matrix, 2)
+    part = torch.eye(4).double() + (both - torch.eye(4).double()) / 4
+    with substepped(model, "layers", 4, together=True):
+        torch.testing.assert_close(model(u), torch.linalg.matrix_power(part, 4) @ u)
+    wide, name = bert()
+    with pytest.raises(ValueError, match="follow one another"), substepped(wide, name, 2, layers=[0, 2], together=True):
+        pass
+
+
 @pytest.mark.parametrize("make", [llama, bert])
 @torch.no_grad()
 def test_one_step_is_the_model_and_it_is_left_as_it_was(make):
