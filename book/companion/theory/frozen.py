@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pdelens.agreement.nulls import mean_map
 from pdelens.agreement.report import Report, compare
 from pdelens.attention.capture import flow_of
 from pdelens.flow import Flow
@@ -36,24 +37,27 @@ class Subject:
         assert isinstance(stack, nn.ModuleList)
         return len(stack)
 
-    @property
-    def middle(self) -> list[int]:
-        """The middle third of the layers."""
-        return list(range(self.layers // 3, self.layers - self.layers // 3))
+    def chosen(self, kind: str) -> list[int]:
+        """Return the layers of a kind.
+
+        `all`, `inner` (all but two at each end), `middle` and `block` (the middle third), or one by its number.
+        """
+        if kind in ("middle", "block"):
+            return list(range(self.layers // 3, self.layers - self.layers // 3))
+        return {"all": list(range(self.layers)), "inner": list(range(2, self.layers - 2))}.get(kind) or [int(kind)]
 
     def changed(self, kind: str, steps: int = 1, time: float = 1.0) -> AbstractContextManager[nn.Module]:
-        """Give the model changed in one way: `steps` of all layers, of the `middle` third, of that third as one `block`
-        or of the one layer whose number is given, `time` units of depth-time in all; or its middle third in an order
-        drawn with the seed that follows `shuffled-`.
+        """Give the model changed in one way.
+
+        `steps` of all layers of a kind (`chosen`), of a `block` together, cross `time` units of depth-time in all; or
+        the middle third stands in an order that is drawn with the seed behind `shuffled-`.
         """
         if kind.startswith("shuffled-"):
-            order, middle = list(range(self.layers)), self.middle
+            order, middle = list(range(self.layers)), self.chosen("middle")
             random = np.random.default_rng(int(kind.partition("-")[2]))
             order[middle[0] : middle[-1] + 1] = random.permutation(middle).tolist()
             return reordered(self.model, self.stack, order)
-        about: dict[str, Any] = {"length": time / steps, "together": kind == "block"}
-        if kind != "all":
-            about["layers"] = self.middle if kind in ("middle", "block") else [int(kind)]
+        about: dict[str, Any] = {"length": time / steps, "layers": self.chosen(kind), "together": kind == "block"}
         return substepped(self.model, self.stack, steps, **about)
 
     @torch.no_grad()
@@ -71,7 +75,7 @@ class Subject:
             found = flow_of(backbone(model), dict(self.inputs), batch=8)
         if steps == 1:
             return found
-        refined = set(range(self.layers) if kind == "all" else self.middle)
+        refined = set(self.chosen(kind))
         starts = np.cumsum([0, *(steps if layer in refined else 1 for layer in range(self.layers))]).tolist()
         return replace(
             found,
@@ -80,6 +84,18 @@ class Subject:
             depths=torch.arange(self.layers + 1.0),
             visible=tuple(found.visible[place] for place in starts[:-1]) if found.visible else (),
         )
+
+
+def stack_of(model: nn.Module) -> str:
+    """Return the name of a model's longest list of modules: its layers.
+
+    >>> stack_of(nn.Transformer(8, 2, num_encoder_layers=3, num_decoder_layers=1))
+    'encoder.layers'
+    """
+    stacks = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if not stacks:
+        raise ValueError(f"{type(model).__name__} holds no list of layers (nn.ModuleList).")
+    return max(stacks, key=stacks.__getitem__)
 
 
 def backbone(model: nn.Module) -> nn.Module:
@@ -119,9 +135,15 @@ def embedding_kept(found: Tensor, original: Tensor) -> tuple[np.ndarray, float]:
     return cosines.diagonal().numpy(), float(own.double().mean())
 
 
+def kept(found: Tensor, own: Tensor) -> np.ndarray:
+    """Return, by example, the change of the loss, or the cosine of the embedding to the model's own (see above)."""
+    return (found - own).numpy() if own.ndim == 1 else embedding_kept(found, own)[0]
+
+
 def attention_kept(found: Flow, original: Flow, calibration: Flow) -> Report:
-    """Return how the changed model's attention agrees with its own, beside a mean map's."""
-    return compare(found, original, calibration=calibration, measures=("cosine", "centred cosine"))
+    """Return how the changed model's attention agrees with its own, beside the `mean map` of other inputs."""
+    blind = {"mean map": mean_map(calibration, original)}
+    return compare(found, original, blind, calibration=calibration, measures=("cosine", "centred cosine"))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from companion.theory.depth_profiles import LINKED, Profile, mixed, profile
+from companion.theory.depth_profiles import LINKED, clusters, mixed, plateaus, profile
 from pdelens.flow import Flow
 
 
@@ -20,7 +20,7 @@ def test_tokens_apart_and_all_alike_have_their_closed_forms():
     apart = (5 * math.exp(2.0) + 20) / 25 / 4
     assert found.energy[0].tolist() == pytest.approx([apart, math.exp(2.0) / 4])
     assert found.rank[0].tolist() == pytest.approx([5.0, 1.0])
-    assert found.clusters.tolist() == [[5, 1]] and found.rises().tolist() == [1.0]
+    assert clusters(Flow(states)).tolist() == [[5, 1]] and found.rises().tolist() == [1.0]
 
 
 def test_every_measure_by_its_plain_definition():
@@ -35,14 +35,16 @@ def test_every_measure_by_its_plain_definition():
         values = torch.linalg.eigvalsh(x.T @ x).clamp_min(0).sqrt()
         share = values / values.sum()
         assert float(found.rank[example, 0]) == pytest.approx(math.exp(-sum(float(p * p.log()) for p in share)))
-    assert torch.equal(found.clusters[:, 0], found.clusters[:, 1]), "length plays no part"
+    counts = clusters(Flow([tokens, tokens * 2]))
+    assert torch.equal(counts[:, 0], counts[:, 1]), "length plays no part"
 
 
 def test_a_chain_of_links_is_one_cluster():
     step = math.acos(LINKED) * 0.9
     angles = torch.tensor([0, step, 2 * step, 3.0])
     tokens = torch.stack([angles.cos(), angles.sin()], 1)[None]
-    assert profile(Flow([tokens, tokens])).clusters.tolist() == [[2, 2]]
+    assert clusters(Flow([tokens, tokens])).tolist() == [[2, 2]]
+    assert clusters(Flow([tokens]), linked=0.95).tolist() == [[4]] and clusters(Flow([tokens]), -1).tolist() == [[1]]
 
 
 def test_padding_is_no_token():
@@ -52,7 +54,12 @@ def test_padding_is_no_token():
     found = profile(Flow([noisy, noisy], mask=real))
     for example, length in enumerate((7, 4, 2)):
         alone = profile(Flow([tokens[example : example + 1, :length]] * 2))
-        for name in ("cosine", "energy", "rank", "clusters"):
+        counts = (
+            clusters(Flow([noisy], mask=real))[example],
+            clusters(Flow([tokens[example : example + 1, :length]]))[0],
+        )
+        assert torch.equal(*counts)
+        for name in ("cosine", "energy", "rank"):
             torch.testing.assert_close(getattr(found, name)[example], getattr(alone, name)[0])
     with pytest.raises(ValueError, match="example 0 has 1 real tokens: pairs need at least two"):
         profile(Flow([noisy[:1]] * 2, mask=torch.arange(7)[None] < 1))
@@ -70,8 +77,7 @@ def test_padding_is_no_token():
     ],
 )
 def test_a_plateau_is_a_number_of_clusters_that_stays(counts, longest):
-    nothing = torch.zeros(1, 5)
-    assert Profile(nothing, nothing, nothing, torch.tensor([counts])).plateau().tolist() == [longest]
+    assert plateaus(torch.tensor([counts])).tolist() == [longest]
 
 
 def test_the_null_keeps_places_and_mixes_company():

@@ -85,7 +85,8 @@ def test_changes_are_what_they_are_called(language_model):
             u = u + (through - u) / 2
         return layer(5, layer(4, u))
 
-    assert language_model.middle == [2, 3]
+    assert language_model.chosen("middle") == [2, 3] == language_model.chosen("inner")
+    assert language_model.chosen("all") == [*range(6)] and language_model.chosen("4") == [4]
     for kind, steps, time, chosen in (
         ("all", 2, 1.0, range(6)), ("middle", 4, 1.0, (2, 3)), ("middle", 1, 1.5, (2, 3)), ("middle", 2, 2.0, (2, 3)),
         ("5", 2, 1.0, (5,)),
@@ -118,6 +119,7 @@ def test_a_refined_flow_is_read_at_the_layers_own_depths(encoder):
     torch.testing.assert_close(halves.states[4], whole.states[6])
     torch.testing.assert_close(halves.states[6], whole.states[8])
     report = frozen.attention_kept(halves, own, own)
+    assert report.nulls["mean map"].headline() < 1
     assert report.per_head("cosine")[:3].min() == pytest.approx(1) and report.headline() < 1
     every = encoder.flow("all", 2)
     torch.testing.assert_close(every.attention[0], own.attention[0])
