@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
@@ -108,40 +109,64 @@ def groups_of(path: str, text: str, line: int, known: Covering) -> list[tuple[li
     wanted = set(tests)
     first = [name for name in files if name in mirrored]
     groups = [(first, wanted), ([name for name in files if name not in first], wanted)]
-    # Tests that came after the covering was measured, and lines that only another process runs.
+    # Then the tests of the module that are left (a line may be run by another process), and those of its wing that came
+    # after the covering was measured.
     groups.append((list(dict.fromkeys([*mirrored, *near])), None))
     return [group for group in groups if group[0]]
 
 
-class Chosen:
-    """A plugin that keeps some tests, in the order in which they are named."""
+def _run_before(path: str, known: Covering, wanted: set[str]) -> set[str]:
+    """Return the known tests that a last group of tests need not run."""
+    mirror = f"test_{Path(path).stem}.py"
+    return wanted | {test for test in known.seconds if Path(test.split("::")[0]).name != mirror}
 
-    def __init__(self, wanted: set[str] | None):
-        self.wanted = wanted
+
+class Chosen:
+    """A plugin that keeps some tests (None: all) but for those that are left out."""
+
+    def __init__(self, wanted: set[str] | None, without: set[str]):
+        self.wanted, self.without = wanted, without
 
     def pytest_collection_modifyitems(self, items):
-        if self.wanted is not None:
-            items[:] = [item for item in items if item.nodeid in self.wanted]
+        items[:] = [
+            item
+            for item in items
+            if item.nodeid not in self.without and (self.wanted is None or item.nodeid in self.wanted)
+        ]
 
 
 def tried(mutant, folder: Path, known: Covering) -> dict:
-    """Run the tests of a change in a copy of the project, and say what became of it."""
+    """Run the tests of a change in a copy of the project, and say what became of it.
+
+    A test that fails in the same way without the change has noticed nothing: it is left out from then on.
+    """
     target, began, caught = folder / mutant.path, time.time(), ""
     original = (ROOT / mutant.path).read_text()
-    try:
-        target.write_text(mutant.apply(original))
-        for files, wanted in groups_of(mutant.path, original, mutant.line, known):
-            if caught := _failure(folder, files, wanted):
-                break
-    finally:
-        target.write_text(original)
+    groups, run = groups_of(mutant.path, original, mutant.line, known), set()
+    while groups and not caught:
+        files, wanted = groups[0]
+        without = known.failed | (_run_before(mutant.path, known, run) if wanted is None else set())
+        try:
+            target.write_text(mutant.apply(original))
+            caught = _failure(folder, files, wanted, without)
+        finally:
+            target.write_text(original)
+        test = caught.removeprefix("FAILED ")
+        if caught != test and test not in known.sound:
+            if _failure(folder, [test.split("::")[0]], {test}, set()):
+                known.failed.add(test)
+                caught = ""
+                continue
+            known.sound.add(test)
+        groups.pop(0)
+        run |= wanted or set()
     return {**asdict(mutant), "name": mutant.name, "caught": caught, "seconds": round(time.time() - began, 1)}
 
 
-def _failure(folder: Path, files: list[str], wanted: set[str] | None) -> str:
+def _failure(folder: Path, files: list[str], wanted: set[str] | None, without: set[str]) -> str:
     """Return the first failure of these tests, or nothing."""
     report = folder / "report.txt"
-    child = multiprocessing.get_context("fork").Process(target=_fork, args=(folder, files, wanted, report))
+    child = multiprocessing.get_context("fork").Process(target=_fork, args=(folder, files, wanted, without, report))
     child.start()
     child.join(LIMIT)
     hangs = child.is_alive()
@@ -156,10 +181,10 @@ def _failure(folder: Path, files: list[str], wanted: set[str] | None) -> str:
         return ""
     text = report.read_text(errors="replace")
     failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0][:200] if failed else f"ends with {child.exitcode}: {text.strip()[-160:]}"
+    return failed[0].split(" - ")[0] if failed else f"ends with {child.exitcode}: {text.strip()[-160:]}"
 
 
-def _fork(folder: Path, files: list[str], wanted: set[str] | None, report: Path) -> None:
+def _fork(folder: Path, files: list[str], wanted: set[str] | None, without: set[str], report: Path) -> None:
     os.setsid()
     with report.open("wb") as out:
         os.dup2(out.fileno(), 1)
@@ -170,12 +195,14 @@ def _fork(folder: Path, files: list[str], wanted: set[str] | None, report: Path)
     # Objects of a library live on in torch's registers: the modules of before are kept, out of sight.
     globals()["_before"] = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in OURS}
     sys.path[:0] = paths
+    # Processes that tests start anew import what they find as the main module.
+    sys.modules["__main__"] = types.ModuleType("__main__")
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     import pytest
 
     asked = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
-    code = pytest.main(asked, plugins=[Chosen(wanted)])
+    code = pytest.main(asked, plugins=[Chosen(wanted, without)])
     sys.stdout.flush()
     os._exit(int(code))
 
