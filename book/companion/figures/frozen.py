@@ -13,6 +13,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "middle": {"label": "middle third", "color": "#de8f05", "marker": "s"},
     "block": {"label": "middle third as one block", "color": "#029e73", "marker": "^"},
 }
+# What tokens are held against (`companion.dynamics.together.KINDS`).
+LOOKS: dict[str, dict[str, Any]] = {
+    "trained": {"color": "#0173b2"},
+    "other company": {"color": "#0173b2", "linestyle": ":"},
+    "disordered": {"color": "#de8f05", "linestyle": "--"},
+    "random weights": {"color": "0.5", "linestyle": "-."},
+}
 Interval = tuple[float, tuple[float, float]]
 
 
@@ -59,15 +66,14 @@ def sweep(axes: Axes, found: Mapping[tuple[str, int, float], Interval], times: S
     axes.set(xlabel="depth-time of each middle layer", ylabel="change of the loss, nats")
 
 
-def profiles(axes: Axes, found: Mapping[str, np.ndarray], looks: Mapping[str, Mapping[str, Any]]) -> None:
+def profiles(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
     """Draw a measure over relative depth, a line a kind: the mean over rows, and their range where there are several.
 
     `found[kind]` is (rows, depths); rows are seeds.
     """
     for kind, rows in found.items():
         depth = np.linspace(0, 1, rows.shape[1])
-        look = dict(looks[kind])
-        axes.plot(depth, rows.mean(0), label=kind, linewidth=1.5, **look)
+        axes.plot(depth, rows.mean(0), label=kind, linewidth=1.5, **LOOKS[kind])
         if len(rows) > 1:
-            axes.fill_between(depth, rows.min(0), rows.max(0), color=look.get("color"), alpha=0.2, linewidth=0)
+            axes.fill_between(depth, rows.min(0), rows.max(0), color=LOOKS[kind]["color"], alpha=0.2, linewidth=0)
     axes.set(xlabel="relative depth")
