@@ -23,7 +23,7 @@ PEERS = ROOT / "_build/peers/bin/python"
 
 
 @pytest.fixture(autouse=True)
-def without_gradients():
+def without_gradients(one_thread):
     with torch.no_grad():
         yield
 

@@ -196,8 +196,7 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
             "sequence_first": not attention.batch_first,
         }
         if not (adds_keys and hooks.needs_maps):
-            real = _real_keys(module, given)
-            hooks.seen(multihead_call(module, given, real), real=real, **about)
+            hooks.seen(multihead_call(module, given), real=_real_keys(module, given), **about)
             return None
         if module.training and module.dropout:
             raise CaptureError(
@@ -211,8 +210,7 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
         if not asked:
             return None
         (given, about), (mixed, weights) = asked.pop(), output
-        real = _real_keys(module, given)
-        mask = _mask(module, given, real)
+        real, mask = _real_keys(module, given), _mask(module, given)
         if mask is not None:  # every query sees the keys that the module adds
             mask = nn.functional.pad(mask, (0, weights.shape[-1] - mask.shape[-1]), value=mask.dtype == torch.bool)
         hooks.seen(None, weights, real=real, mask=mask, **about)
@@ -223,8 +221,8 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
     return before, after
 
 
-def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any], real: Tensor) -> AttentionCall:
-    """Return the queries and keys that a MultiheadAttention makes of its arguments, with its real keys."""
+def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any]) -> AttentionCall:
+    """Return the queries and keys that a MultiheadAttention makes of its arguments."""
     query, key = given["query"], given["key"]
     if module.bias_k is not None or module.add_zero_attn:
         raise CaptureError(
@@ -243,7 +241,7 @@ def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any], real: T
         nn.functional.linear(x, matrix, bias).unflatten(-1, (module.num_heads, -1)).transpose(-3, -2)
         for x, matrix, bias in zip((query, key), matrices, biases, strict=True)
     )  # each (batch, heads, tokens, head width)
-    return AttentionCall(queries, keys, keys, _mask(module, given, real))
+    return AttentionCall(queries, keys, keys, _mask(module, given))
 
 
 def _real_keys(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
@@ -255,7 +253,7 @@ def _real_keys(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
     return ~padding if padding.dtype == torch.bool else padding == 0
 
 
-def _mask(module: nn.MultiheadAttention, given: dict[str, Any], real: Tensor) -> Tensor | None:
+def _mask(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor | None:
     """Return the mask of a MultiheadAttention and its padding in one, as `AttentionCall` has it."""
     mask = given.get("attn_mask")
     if mask is not None:
@@ -264,7 +262,7 @@ def _mask(module: nn.MultiheadAttention, given: dict[str, Any], real: Tensor) ->
         mask = mask.unflatten(0, (-1, module.num_heads)) if mask.ndim == 3 else mask
     if given.get("key_padding_mask") is None:
         return mask
-    shown = real[:, None, None, :]
+    real = _real_keys(module, given)[:, None, None, :]
     if mask is None:
-        return shown
-    return mask & shown if mask.dtype == torch.bool else mask.masked_fill(~shown, float("-inf"))
+        return real
+    return mask & real if mask.dtype == torch.bool else mask.masked_fill(~real, float("-inf"))
