@@ -34,7 +34,7 @@ def random_tokens(starts: int, tokens: int, generator: torch.Generator) -> Tenso
 def half_times(beta: float, starts: Tensor, until: float = 24.0, every: float = 0.2) -> np.ndarray:
     """Return when each start's mean cosine reaches one half, (starts,), to the next tick; infinity where it doesn't."""
     ticks = np.arange(0, until + every / 2, every)
-    flow = integrate(clusters.sphere_flow(beta, until), starts, ticks, "rk4", 1)
+    flow = integrate(clusters.sphere_flow(beta, until), starts, ticks.tolist(), "rk4", 1)
     cosines = torch.stack([clusters.mean_cosine(x) for x in flow.states]).numpy()
     return np.where(cosines[-1] >= 0.5, ticks[(cosines >= 0.5).argmax(0)], np.inf)
 
@@ -70,7 +70,7 @@ def cubic_law(widths: np.ndarray, beta: float) -> tuple[np.ndarray, float]:
 def kept_apart(start: Tensor, strength: float, beta: float, times: np.ndarray) -> np.ndarray:
     """Return the tokens' residual over time under attention and a fidelity term to the start itself, (times,)."""
     terms = {"attention": NonLocal(beta), "fidelity": clusters.Fidelity(start, strength)}
-    flow = integrate(PDE(terms, None, float(times[-1])), start, times, "rk4", 2)
+    flow = integrate(PDE(terms, None, float(times[-1])), start, times.tolist(), "rk4", 2)
     return np.array([float(clusters.rank_residual(u)) for u in flow.states])
 
 

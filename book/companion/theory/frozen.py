@@ -98,7 +98,7 @@ def stack_of(model: nn.Module) -> str:
     return max(stacks, key=stacks.__getitem__)
 
 
-def backbone(model: nn.Module) -> nn.Module:
+def backbone(model: Any) -> nn.Module:
     """Return a language model's layers without its vocabulary, any other model as it is."""
     return model.model if hasattr(model, "lm_head") else model
 

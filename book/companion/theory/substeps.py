@@ -32,7 +32,9 @@ class Stepped(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("layers")[0], name)
+            layers = super().__getattr__("layers")
+            assert isinstance(layers, nn.ModuleList)
+            return getattr(layers[0], name)
 
 
 @contextmanager
