@@ -21,7 +21,7 @@ def test_cosines_are_spaced_by_what_they_lack(axes):
 
 
 def test_every_head_of_every_seed_is_drawn_and_hollow_where_it_carries_no_test(axes):
-    ours = {0: np.array([[0.9, 0.99999], [0.8, 0.7]]), 1: np.array([[0.6, 0.6], [0.5, 0.4]])}
+    ours = {0: np.array([[0.9, 0.99999], [0.8, 0.7]]), 1: np.array([[0.6, 0.6], [0.5, 0.97]])}
     nulls = {1: np.full((2, 2), 0.3), 0: np.array([[0.5, 0.97], [0.5, 0.5]])}
     comparison.heads_beside_nulls(axes[0], ours, nulls, 0.95)
     full_null, flat_null, full, flat = [np.asarray(drawn.get_offsets()) for drawn in axes[0].collections]
@@ -29,7 +29,7 @@ def test_every_head_of_every_seed_is_drawn_and_hollow_where_it_carries_no_test(a
     # Above the axis: drawn at its top.
     assert flat[0, 1] == pytest.approx(1 - comparison.LEAST) and flat_null[0, 1] == pytest.approx(0.97)
     lines = {line.get_label(): line.get_ydata() for line in axes[0].lines}
-    assert lines["equation"] == pytest.approx([(0.9 + 0.99999 + 1.2) / 4, 0.6], abs=1e-6)
+    assert lines["equation"] == pytest.approx([(0.9 + 0.99999 + 1.2) / 4, 2.97 / 4], abs=1e-6)
     assert lines["best null of each head"] == pytest.approx([0.5175, 0.4])
 
 

@@ -25,9 +25,10 @@ def known(monkeypatch):
     }
     nulls["image-seed0"]["attention"][beside.LOOK_UP] = [[0.8, 0.2], [0.2, 0.2]]
     monkeypatch.setattr(results, "sweep_records", lambda: {"rungs": rungs, "nulls": nulls})
-    beside.looked_up.cache_clear()
+    clear = beside.looked_up.cache_clear
+    clear()
     yield
-    beside.looked_up.cache_clear()
+    clear()
 
 
 def test_the_best_null_is_the_best_of_each_head_with_the_look_up_table_where_it_is_known(known):
@@ -38,6 +39,18 @@ def test_the_best_null_is_the_best_of_each_head_with_the_look_up_table_where_it_
     assert beside.best_mean("image").seeds == pytest.approx((0.65, 0.5))
     assert beside.look_up_mean("image").seeds == pytest.approx((0.2,))
     assert beside.look_up_mean("image", "worst head").seeds == pytest.approx((0.2,))
+
+
+def test_a_look_up_table_that_is_measured_counts_as_one_on_record(known, monkeypatch):
+    monkeypatch.setattr(beside, "looked_up", lambda teacher: np.array([[0.9, 0.1], [0.1, 0.7]]))
+    assert beside.best("image-seed1").tolist() == [[0.9, 0.5], [0.6, 0.7]]
+
+
+def test_a_head_as_good_as_its_null_is_not_above_it(known, monkeypatch):
+    monkeypatch.setattr(beside, "by_seed", lambda teacher: {seed: np.array(HEADS[seed]) - 1e-9 for seed in HEADS})
+    assert beside.not_above("image", "full") == []
+    monkeypatch.setattr(beside, "by_seed", lambda teacher: {seed: np.array(HEADS[seed]) for seed in HEADS})
+    assert len(beside.not_above("image", "full")) == 8
 
 
 def test_skill_is_pooled_over_the_heads_of_a_layer(known):
