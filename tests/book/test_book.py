@@ -68,8 +68,8 @@ def test_statements_carry_their_status(path):
 @by_stem
 def test_chapter_opens_and_closes_as_every_chapter(path):
     code = [cell for cell in chapters.read_source(path).cells if cell.cell_type == "code"]
-    assert code[0].metadata["tags"] == ["parameters"]
-    assert code[0].source.split() == 'device = "auto" seed = 0 scale = "book"'.split()
+    assert "parameters" in code[0].metadata["tags"]
+    assert code[0].source.split()[:9] == 'device = "auto" seed = 0 scale = "book"'.split()
     assert code[-1].source == "companion.finish_chapter()" and "nbval-ignore-output" in code[-1].metadata["tags"]
     for cell in code:
         assert not re.search(r"[\"'](\.\.|/|data/|book/)", cell.source), "a chapter holds no paths"

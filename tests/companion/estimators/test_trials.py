@@ -9,8 +9,6 @@ from companion.paths import DataError
 from pdelens.information import tasks
 from pdelens.information.tasks import crossing
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_trials_go_on_where_they_stopped_and_sum_up(tmp_path, monkeypatch):
     small = design.Scale(150, 2, 1, 0, ("1v1-normal-0.75",), ("ksg", "gaussian"), (1,), (0.5,), (100,), 1, ("ksg",))

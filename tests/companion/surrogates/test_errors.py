@@ -8,7 +8,6 @@ from companion.surrogates import errors
 from pdelens import Chain, Flow, TransformerPDE, integrate
 from pdelens.agreement.measures import cosine
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS, TOKENS, WIDTH = 2, 6, 4
 
 

@@ -11,7 +11,6 @@ from pdelens.agreement import measures
 from pdelens.agreement.nulls import nearest_maps, uniform
 from pdelens.pde.parity import equation_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = {"1": {"method": "lie", "substeps": 1}}
 
 

@@ -8,7 +8,6 @@ from companion.surrogates.schedules import right_hand_sides
 from companion.teachers import teacher as teachers
 from companion.teachers.teacher import PRETRAINED
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BOOK = laws.law_specs("book")
 
 

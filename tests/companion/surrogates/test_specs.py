@@ -7,7 +7,6 @@ from companion.surrogates import specs
 from companion.surrogates.narrow import NarrowPDE
 from companion.teachers import teacher as teachers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BOOK = specs.specs_of("book")
 
 

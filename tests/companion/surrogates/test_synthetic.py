@@ -6,8 +6,6 @@ import torch
 from companion.surrogates import synthetic
 from pdelens import Chain, Grid, TransformerPDE, fit, integrate, models
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def equation():

@@ -24,9 +24,6 @@ KINDS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def pictures(examples=400):
     """Two kinds of pictures that a tiny model can tell apart: bright above or bright below."""
     generator = torch.Generator().manual_seed(0)

@@ -12,8 +12,6 @@ from pdelens import Grid, models
 from pdelens.agreement import matching
 from pdelens.attention import capture
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def few_pictures(monkeypatch):

@@ -8,8 +8,6 @@ from pdelens.information.gaussian import student_excess
 from pdelens.information.ksg import ksg
 from pdelens.information.tasks import additive_uniform, bivariate, crossing, sparse, student, task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def calibrated(task_or_pair, samples=1000, seed=0):
     x, y = task_or_pair.sample(samples, seed) if hasattr(task_or_pair, "sample") else task_or_pair

@@ -6,8 +6,6 @@ import torch
 
 from pdelens.information import density
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def normal(samples, columns, seed=0):
     return torch.randn(samples, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

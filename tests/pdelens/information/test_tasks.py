@@ -7,8 +7,6 @@ import torch
 
 from pdelens.information import gaussian, tasks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Facts: `mutual_information` of the tasks of `benchmark-mi` 0.1.3 (cbg-ethz/bmi), as the package printed them.
 BMI = {
     "1v1-normal-0.75": 0.413339,
