@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pdelens
-from companion import chapters, records, sphinx_api
+from companion import chapters, poster, records, sphinx_api
 from companion.claims.register import register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +138,12 @@ def test_readme_says_what_was_recorded():
     # What is left is no result: the paper's number and claim, versions of Python, and how large a download is.
     left = set(re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])|\d+(?= ?%)", re.sub(r"`[^`]*`", "", readme)))
     assert left <= {"2408.09523", "0.98", "3.11", "3.13", "0.2"}, left
+
+
+def test_the_poster_is_the_pages_own_figure():
+    assert (ROOT / poster.FILE).read_bytes() == poster.of_notebook()
+    for page in ("README.md", "book/index.md"):
+        assert poster.FILE.split("/")[-1] in (ROOT / page).read_text(), page
 
 
 def test_the_api_page_has_every_public_name_once():
