@@ -64,6 +64,12 @@ def control(teacher: str, claim: str) -> float:
     return results.seed_mean(teacher, CONTROL, PARTS[claim][0], "1").mean
 
 
+def budget(teacher: str, family: str, resolution: str = "converged", measure: str = "cosine") -> dict[str, float]:
+    """Return what a verdict reads of a calibration's length: what the last doubling gained, what the control reaches."""
+    curve = learning_curve(teacher, family, measure, resolution)
+    return {"gained": gained(curve), "control": results.seed_mean(teacher, CONTROL, measure, "1").mean}
+
+
 def judged(claim: str, family: str, bar: float, resolution: str = "converged") -> Verdict:
     """Return the verdict that an equation earns at a bar, by the rules of every claim."""
     found = {}

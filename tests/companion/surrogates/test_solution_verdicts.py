@@ -55,6 +55,12 @@ def test_one_length_says_nothing_of_flatness():
     assert solution_verdicts.gained({1800: 0.8, 5400: 0.8}) == 0.0
 
 
+def test_a_budget_is_the_last_gain_and_what_the_same_architecture_reaches(rungs):
+    lengths(rungs, 0.6, 0.9)
+    found = solution_verdicts.budget("image-patch4", "law")
+    assert found == pytest.approx({"gained": 1 - 0.5 ** (np.log(2) / np.log(3)), "control": 0.985})
+
+
 def test_the_verdict_waits_for_a_flat_curve(rungs):
     assert solution_verdicts.judged("c2b", "law", 0.98) == Verdict.UNDECIDED, "one length"
     lengths(rungs, 0.6, 0.9)
