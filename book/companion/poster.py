@@ -5,7 +5,7 @@ import json
 
 from .paths import root
 
-CHAPTER, FIGURE = "09-is-it-a-pde", "fig-pde-refinement"
+CHAPTER, FIGURE = "10-is-it-a-pde", "fig-pde-refinement"
 FILE = "book/poster.png"
 
 
