@@ -92,7 +92,7 @@ def control_maps(lattice: Lattice, seed: int = 0) -> tuple[dict[str, Tensor], Te
 
 
 def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refinements: int = 60) -> dict[str, float]:
-    """Return what three local pictures of a map (1, places, places) leave of what it does to `white`.
+    """Return what three local approximations of a map (1, places, places) leave of what it does to `white`.
 
     `step`, `generator` and `matched`: see `pdelens.attention.expansions.remainders`, `taylor` being the step.
     """
@@ -108,7 +108,7 @@ def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refineme
 
 @dataclass(frozen=True, eq=False)
 class Remainders:
-    """What each picture of a head leaves, example by example: `each[name]` and `size`, (examples, layers, heads).
+    """What each approximation of a head leaves, example by example: `each[name]` and `size`, (examples, layers, heads).
 
     `each` is |Au - Tu| / |Au - u| of one example and `size` its |Au - u|^2, so that any set of examples can be pooled.
     """
@@ -134,7 +134,7 @@ class Remainders:
         return float(middle[0]), self._interval(draws[0])
 
     def share_below(self, name: str, others: Sequence[str]) -> Interval:
-        """Return the share of heads in which a picture leaves less than every other named, with such an interval."""
+        """Return the share of heads in which an approximation leaves less than all others named, with its interval."""
         drawn = {key: self._pooled(key, self._draws()) for key in (name, *others)}
         below = np.all([drawn[name] < drawn[key] for key in others], axis=0)
         now = np.all([self.pooled(name) < self.pooled(key) for key in others], axis=0)
@@ -147,7 +147,7 @@ class Remainders:
         return np.sqrt(np.tensordot(counts, missed, 1) / np.tensordot(counts, size, 1))
 
     def _draws(self) -> np.ndarray:
-        """Return how often each example is in each of many resamples: the same for every picture."""
+        """Return how often each example is in each of many resamples: the same for every approximation."""
         examples = len(self.size)
         return np.random.default_rng(0).multinomial(examples, np.full(examples, 1 / examples), _RESAMPLES)
 
@@ -158,7 +158,7 @@ class Remainders:
 
 
 def real_remainders(calibration: Flow, heldout: Flow, lattice: Lattice, refinements: int = 20) -> Remainders:
-    """Return what the local pictures of a model's heads leave, on states as its layer norm shows them.
+    """Return what the local approximations of a model's heads leave, on states as its layer norm shows them.
 
     Names as in `pdelens.attention.expansions.remainders`; what is fitted is fitted on the calibration Flow. Cost: that
     of the generators, `refinements` matrix exponentials a head and example.
