@@ -49,6 +49,17 @@ def test_a_plain_method_has_wilsons_interval():
     assert (found.value, found.unit, found.over, found.seeds) == (0.8, "share", "50 examples", None)
 
 
+def test_a_plain_method_with_seeds_has_students_interval():
+    values = [0.89, 0.91, 0.93]
+    about = {"test_accuracy": 0.91, "test_examples": 50, "test_accuracies": values}
+    found = teacher_rows.plain_mark(about, "accuracy")
+    half = t.ppf(0.975, 2) * np.std(values, ddof=1) / 3**0.5
+    assert found.interval == pytest.approx((0.91 - half, 0.91 + half)) and found.value == pytest.approx(0.91)
+    assert (found.over, found.seeds) == ("t, 3 seeds", 3)
+    alone = teacher_rows.plain_mark(about | {"test_accuracies": values[:1]}, "accuracy")
+    assert alone == teacher_rows.plain_mark({"test_accuracy": 0.91, "test_examples": 50}, "accuracy")
+
+
 def test_a_loss_without_seeds_has_no_interval():
     found = teacher_rows.plain_mark({"test_loss": 4.5}, "loss")
     assert (found.value, found.unit, found.interval) == (4.5, "nats", None)
