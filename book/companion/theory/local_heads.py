@@ -91,10 +91,11 @@ def control_maps(lattice: Lattice, seed: int = 0) -> tuple[dict[str, Tensor], Te
     return {"heat": heat, "drift": drift, "random": torch.softmax(3 * drawn, -1)}, white
 
 
-def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refinements: int = 60) -> dict[str, float]:
-    """Return what three local approximations of a map (1, places, places) leave of what it does to `white`.
+def control_measures(kernel: Tensor, white: Tensor, lattice: Lattice, refinements: int = 60) -> dict[str, float]:
+    """Return a map's mean spread, and what three local approximations of it leave of what it does to `white`.
 
-    `step`, `generator` and `matched`: see `pdelens.attention.expansions.remainders`, `taylor` being the step.
+    `kernel` (1, places, places); `spread` in lattice units. `step`, `generator` and `matched`: see
+    `pdelens.attention.expansions.remainders`, `taylor` being the step.
     """
     own = attention_moments(kernel[None].clamp_min(0), lattice)
     column = white[:, None]
@@ -103,7 +104,8 @@ def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refineme
         "generator": generated(own, lattice, refinements)[0] @ column,
         "matched": match_moments(own, lattice).weights @ column,
     }
-    return {name: float(remainder(kernel[None] @ column, white, guess)[0]) for name, guess in guesses.items()}
+    left = {name: float(remainder(kernel[None] @ column, white, guess)[0]) for name, guess in guesses.items()}
+    return {"spread": float(own.spread().mean()), **left}
 
 
 @dataclass(frozen=True, eq=False)
