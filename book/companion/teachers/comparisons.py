@@ -10,8 +10,8 @@ from ..data import tokens as text
 from ..data.fashion_mnist import Pictures
 from ..data.splits import Splits, coder, digest_of, load_splits, shuffled
 from ..jobs import Job, Run, provenance
-from . import baselines, peers
-from .recipes import SEEDS, fits, recipe_named
+from . import baselines, peers, recipes
+from .recipes import SEEDS, fits
 
 NAME = "baselines"
 LENGTHS = (text.LENGTH, text.LENGTH // 2)
@@ -72,8 +72,9 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
     def alike(make, seeds: int):
         found = drawn("image", 0)
         test = found.tests["test"]
-        recipes = [recipe_named(f"image-patch4-seed{number}", run.scale) for number in range(seeds)]
-        each = [peers.accuracy(peers.trained(make, recipe, found.train), test) for recipe in recipes]
+        # As the image teacher's seeds are trained, which is the first of the main ones.
+        how = [recipes.recipe_named(f"{recipes.MAIN[0]}-seed{number}", run.scale) for number in range(seeds)]
+        each = [peers.accuracy(peers.trained(make, recipe, found.train), test) for recipe in how]
         return _accuracy(sum(each) / seeds, len(test.labels)) | {"test_accuracies": each}
 
     def bag(length: int, words: int, read):
