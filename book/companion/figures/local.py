@@ -1,4 +1,4 @@
-"""Figures of heads as drift and diffusion: a head wave by wave, where heads look, and what local pictures leave."""
+"""Figures of heads as drift and diffusion: a head wave by wave, where heads look, and what approximations leave."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from matplotlib.axes import Axes
 from .attention import drift_field
 from .base import strips
 
-# The pictures of a head as a strip plot names them, in its order.
-PICTURES = {
-    "taylor": "one\nstep",
-    "generator": "gene-\nrator",
-    "matched": "matched\nrow",
-    "stencil": "sten-\ncil",
-    "mean map": "mean\nmap",
-    "matched elsewhere": "dis-\norder",
-    "uniform": "uni-\nform",
+# The approximations of a head as tables name them, in a strip plot's order; the last two are nulls.
+APPROXIMATIONS = {
+    "taylor": "one step",
+    "generator": "generator",
+    "matched": "matched row",
+    "stencil": "stencil",
+    "mean map": "mean map",
+    "matched elsewhere": "null: shuffled",
+    "uniform": "null: uniform",
 }
 
 
@@ -45,9 +45,11 @@ def drift_fields(axes: np.ndarray, drift: np.ndarray, spread: np.ndarray, shape:
 
 
 def left_over(axes: np.ndarray, found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Draw remainders, a panel a model: `found[model][picture]` (layers, heads), logarithmic, 1 as a black line."""
+    """Draw remainders, a panel a model: `found[model][name]` (layers, heads), logarithmic, 1 as a black line."""
     for axis, (model, values) in zip(axes, found.items(), strict=True):
-        strips(axis, {label: values[key].ravel() for key, label in PICTURES.items()})
+        strips(axis, {name: values[key].ravel() for key, name in APPROXIMATIONS.items()})
+        for tick in axis.get_xticklabels():
+            tick.set(rotation=40, ha="right", rotation_mode="anchor")
         axis.axhline(1, color="black", linewidth=1)
         axis.set(yscale="log", title=model)
     axes[0].set_ylabel("remainder")

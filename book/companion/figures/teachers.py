@@ -22,8 +22,7 @@ def examples(axes: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
         shown = images[labels == kind][: len(column)]
         for axis, image in zip(column, shown, strict=True):
             axis.imshow(image, cmap="gray_r")
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
+            axis.set_axis_off()
         for line in range(_PATCH, _SIDE, _PATCH):
             column[-1].axhline(line - 0.5, color="C3", linewidth=0.5)
             column[-1].axvline(line - 0.5, color="C3", linewidth=0.5)
@@ -45,10 +44,10 @@ def learning(axes: Axes, curves: Sequence[np.ndarray], column: int, kept: Sequen
 
 
 def levels(axes: Axes, found: Mapping[str, float]) -> None:
-    """Draw each value as a dashed line with its name at the left."""
+    """Draw each value as a dashed line with its name at the right."""
     for name, value in found.items():
         axes.axhline(value, color="0.3", linestyle="--", lw=1)
-        axes.text(0, value, name, fontsize=8, va="bottom")
+        axes.text(1, value, name, transform=axes.get_yaxis_transform(), fontsize=8, va="bottom", ha="right")
 
 
 def knowing(axes: Axes, curves: Sequence[Reliability], title: str) -> None:

@@ -41,7 +41,12 @@ TASKS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "image-patch4",
         "image, 49 tokens",
-        {"image-linear": "linear model on pixels", "image-neighbours": "5 nearest neighbours"},
+        {
+            "image-linear": "linear model on pixels",
+            "image-neighbours": "5 nearest neighbours",
+            "image-dense": "perceptron of equal size",
+            "image-convolutional": "convolutions, equal size",
+        },
     ),
     ("image-patch7", "image, 16 tokens", {}),
     ("text-classifier", "text, 48 tokens", _bags(48)),
@@ -111,8 +116,11 @@ def over_seeds(known: Mapping[str, Mapping[str, Any]], family: str, measure: str
 def plain_mark(about: Mapping[str, Any], measure: str) -> Mark:
     """Return a plain method's mark, a share of right answers with Wilson's interval over the test examples.
 
-    A loss has none: only its mean over all test tokens is known.
+    Where it has seeds (`test_accuracies`), their mean with Student's over them. A loss has none: only its mean over
+    all test tokens is known.
     """
+    if len(each := about.get("test_accuracies", [])) > 1:
+        return Mark(float(np.mean(each)), _unit(measure), t_interval(each), f"t, {len(each)} seeds", len(each))
     value = about[f"test_{measure}"]
     if measure != "accuracy":
         return Mark(value, _unit(measure), None, "one model")

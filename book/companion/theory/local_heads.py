@@ -91,10 +91,11 @@ def control_maps(lattice: Lattice, seed: int = 0) -> tuple[dict[str, Tensor], Te
     return {"heat": heat, "drift": drift, "random": torch.softmax(3 * drawn, -1)}, white
 
 
-def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refinements: int = 60) -> dict[str, float]:
-    """Return what three local pictures of a map (1, places, places) leave of what it does to `white`.
+def control_measures(kernel: Tensor, white: Tensor, lattice: Lattice, refinements: int = 60) -> dict[str, float]:
+    """Return a map's mean spread, and what three local approximations of it leave of what it does to `white`.
 
-    `step`, `generator` and `matched`: see `pdelens.attention.expansions.remainders`, `taylor` being the step.
+    `kernel` (1, places, places); `spread` in lattice units. `step`, `generator` and `matched`: see
+    `pdelens.attention.expansions.remainders`, `taylor` being the step.
     """
     own = attention_moments(kernel[None].clamp_min(0), lattice)
     column = white[:, None]
@@ -103,12 +104,13 @@ def control_remainders(kernel: Tensor, white: Tensor, lattice: Lattice, refineme
         "generator": generated(own, lattice, refinements)[0] @ column,
         "matched": match_moments(own, lattice).weights @ column,
     }
-    return {name: float(remainder(kernel[None] @ column, white, guess)[0]) for name, guess in guesses.items()}
+    left = {name: float(remainder(kernel[None] @ column, white, guess)[0]) for name, guess in guesses.items()}
+    return {"spread": float(own.spread().mean()), **left}
 
 
 @dataclass(frozen=True, eq=False)
 class Remainders:
-    """What each picture of a head leaves, example by example: `each[name]` and `size`, (examples, layers, heads).
+    """What each approximation of a head leaves, example by example: `each[name]` and `size`, (examples, layers, heads).
 
     `each` is |Au - Tu| / |Au - u| of one example and `size` its |Au - u|^2, so that any set of examples can be pooled.
     """
@@ -134,7 +136,7 @@ class Remainders:
         return float(middle[0]), self._interval(draws[0])
 
     def share_below(self, name: str, others: Sequence[str]) -> Interval:
-        """Return the share of heads in which a picture leaves less than every other named, with such an interval."""
+        """Return the share of heads in which an approximation leaves less than all others named, with its interval."""
         drawn = {key: self._pooled(key, self._draws()) for key in (name, *others)}
         below = np.all([drawn[name] < drawn[key] for key in others], axis=0)
         now = np.all([self.pooled(name) < self.pooled(key) for key in others], axis=0)
@@ -147,7 +149,7 @@ class Remainders:
         return np.sqrt(np.tensordot(counts, missed, 1) / np.tensordot(counts, size, 1))
 
     def _draws(self) -> np.ndarray:
-        """Return how often each example is in each of many resamples: the same for every picture."""
+        """Return how often each example is in each of many resamples: the same for every approximation."""
         examples = len(self.size)
         return np.random.default_rng(0).multinomial(examples, np.full(examples, 1 / examples), _RESAMPLES)
 
@@ -158,7 +160,7 @@ class Remainders:
 
 
 def real_remainders(calibration: Flow, heldout: Flow, lattice: Lattice, refinements: int = 20) -> Remainders:
-    """Return what the local pictures of a model's heads leave, on states as its layer norm shows them.
+    """Return what the local approximations of a model's heads leave, on states as its layer norm shows them.
 
     Names as in `pdelens.attention.expansions.remainders`; what is fitted is fitted on the calibration Flow. Cost: that
     of the generators, `refinements` matrix exponentials a head and example.

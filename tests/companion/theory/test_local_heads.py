@@ -72,10 +72,16 @@ def test_an_even_flow_with_drift_moves_that_way():
 def test_local_flows_pass_and_the_random_map_fails():
     lattice = Grid(7, 7)
     kernels, white = local_heads.control_maps(lattice)
-    left = {name: local_heads.control_remainders(kernel, white, lattice, 40) for name, kernel in kernels.items()}
+    left = {name: local_heads.control_measures(kernel, white, lattice, 40) for name, kernel in kernels.items()}
     assert left["heat"]["generator"] < 0.02 and left["drift"]["generator"] < 0.02
     assert left["random"]["generator"] > 0.5 and left["heat"]["step"] > 1
     assert left["heat"]["matched"] < left["drift"]["matched"] < 0.1 < left["random"]["matched"]
+    place = lattice.positions().double()
+    for name, kernel in kernels.items():
+        away = [float((row * (place - row @ place).square().sum(-1)).sum()) ** 0.5 for row in kernel[0]]
+        assert left[name]["spread"] == pytest.approx(np.mean(away))
+    # The known pass and the known fail are equally wide.
+    assert left["heat"]["spread"] == pytest.approx(left["random"]["spread"], abs=0.05)
     again, _ = local_heads.control_maps(lattice, seed=1)
     assert not torch.equal(kernels["random"], again["random"]) and torch.equal(kernels["heat"], again["heat"])
 
