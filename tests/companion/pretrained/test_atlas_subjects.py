@@ -72,24 +72,29 @@ def test_flows_of_a_model_and_its_twin_are_split_at_the_calibration(subject):
     assert not torch.allclose(trained, twin, atol=1e-3)
 
 
-@pytest.mark.data(fetch.MINILM, fetch.SMOLLM2, fetch.DINOV2)
-@torch.no_grad()
-def test_the_three_models_fit_their_lattices():
-    subjects = atlas_subjects.load()
-    generator = torch.Generator().manual_seed(0)
-    given = {
-        name: {"input_ids": torch.randint(5, 900, (2, n), generator=generator)}
-        for name, n in (("MiniLM", 32), ("SmolLM2", 64))
-    }
-    given["DINOv2"] = {"pixel_values": torch.randn(2, 3, 224, 224, generator=generator)}
-    sizes = {"MiniLM": (6, 12), "SmolLM2": (30, 9), "DINOv2": (12, 6)}
-    for name, subject in subjects.items():
-        trained, twin = (flow_of(model, given[name]) for model in (subject.trained, subject.twin))
-        assert (trained.layers, trained.heads) == sizes[name] and trained.tokens == subject.lattice.tokens
-        assert trained.causal == subject.lattice.causal
-        # The twin is the same architecture, and looks at all that it may see nearly alike.
-        seen = twin.allowed(0).to(twin.attention[0])
-        even = seen / seen.sum(-1, keepdim=True)
-        far = [[float((maps - even).abs().sum(-1).mean()) for maps in flow.attention] for flow in (trained, twin)]
-        assert max(far[1]) < 0.5 * max(far[0]) and trained.attention[0].shape == twin.attention[0].shape
-    assert {name: subject.group for name, subject in subjects.items()} == {"MiniLM": 1, "SmolLM2": 1, "DINOv2": 2}
+def test_every_model_stands_beside_its_twin_on_its_lattice(monkeypatch):
+    def stub(name):
+        def model(trained=True, seed=0):
+            state = "trained" if trained else f"twin {seed}"
+            return SimpleNamespace(model=SimpleNamespace(name=f"{name} {state}", model=f"body of {name} {state}"))
+
+        return model
+
+    for name in ("minilm", "smollm2", "dinov2"):
+        monkeypatch.setattr(atlas_subjects.models, name, stub(name))
+    subjects = atlas_subjects.load(twin_seed=3)
+    text, language, image = (subjects[name] for name in ("MiniLM", "SmolLM2", "DINOv2"))
+    assert (text.trained.name, text.twin.name) == ("minilm trained", "minilm twin 3")
+    assert (image.trained.name, image.twin.name) == ("dinov2 trained", "dinov2 twin 3")
+    # The layers alone, without the vocabulary.
+    assert (language.trained, language.twin) == ("body of smollm2 trained", "body of smollm2 twin 3")
+    assert [subject.known.model.name.split()[0] for subject in subjects.values()] == ["minilm", "smollm2", "dinov2"]
+    lattices = [subject.lattice for subject in subjects.values()]
+    assert [(lattice.special, lattice.tokens, lattice.causal) for lattice in lattices] == [
+        ((1, 1), 32, False),
+        ((1, 0), 64, True),
+        ((1, 0), 257, False),
+    ]
+    assert [subject.group for subject in subjects.values()] == [1, 1, 2]
+    packages = [fetch.MINILM, fetch.SMOLLM2, fetch.DINOV2]
+    assert [subject.package for subject in subjects.values()] == packages
