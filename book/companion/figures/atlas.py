@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pdelens.plots import COLOURS, dots_by_layer, head_picture
 
 from .attention import photograph
-from .base import sequence, strips
+from .base import sequence
 
 
 def mass_curves(axes: Axes, within: Mapping[float, np.ndarray], even: Mapping[float, float]) -> None:
@@ -17,6 +17,7 @@ def mass_curves(axes: Axes, within: Mapping[float, np.ndarray], even: Mapping[fl
 
     `even`, by radius: the even head's, dashed in the same colour.
     """
+    axes.plot([], [], color="0.35", linestyle="--", linewidth=1.1, label="even head")
     for (radius, values), colour in zip(within.items(), sequence(len(within)), strict=True):
         ordered = np.sort(values.ravel())[::-1]
         share = (np.arange(len(ordered)) + 0.5) / len(ordered)
@@ -34,14 +35,16 @@ def drift_against_spread(
     `heads` and `twin`: spread and drift, (layers, heads) each. The dashed line is where both are equal. Axes are
     logarithmic.
     """
-    axes.plot(*(value.ravel() for value in twin), "o", color="0.72", markersize=3, label="untrained twin")
+    # Crosses on top: behind a mask the twin's heads lie among the trained ones.
+    cross = {"color": "0.25", "markersize": 3.5, "markeredgewidth": 0.7, "zorder": 3}
+    axes.plot(*(value.ravel() for value in twin), "x", label="untrained twin", **cross)
     for name, colour in COLOURS.items():
         chosen = classes == name
         if chosen.any():
             x, y = (value[chosen] for value in heads)
             axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.85, markeredgewidth=0, label=name)
     axes.plot([0.1, 30], [0.1, 30], color="0.35", linewidth=1, linestyle="--")
-    axes.set(xlabel="spread (lattice units)", xscale="log", yscale="log", xlim=(0.15, 20), ylim=(0.03, 40))
+    axes.set(xlabel="spread (lattice units)", xscale="log", yscale="log", xlim=(0.15, 20), ylim=(0.02, 40))
     axes.set_xticks([0.2, 1, 5, 20], ["0.2", "1", "5", "20"])
     axes.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     axes.minorticks_off()
@@ -77,11 +80,18 @@ def against_even(
 
 
 def remainders(axes: Axes, each: Mapping[str, np.ndarray]) -> None:
-    """Draw what pictures of heads leave out, one column of dots a picture; the line is 1, no better than nothing."""
-    strips(axes, dict(each))
-    axes.axhline(1, color="black", linewidth=1)
-    axes.set(yscale="log")
-    axes.tick_params(axis="x", labelsize=7.5)
+    """Draw what each picture of the heads leaves out, a row of dots with its median as a bar, the first one on top.
+
+    `each`, by the picture's name: one remainder a head. The dashed line is 1, no better than doing nothing.
+    """
+    random = np.random.default_rng(0)
+    for place, values in enumerate(each.values()):
+        axes.scatter(values, place + random.uniform(-0.2, 0.2, len(values)), s=7, alpha=0.6, color=f"C{place}")
+        axes.vlines(np.median(values), place - 0.36, place + 0.36, color="black", linewidth=1.8)
+    axes.axvline(1, color="0.35", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="remainder", ylim=(len(each) - 0.5, -0.5))
+    axes.set_yticks(range(len(each)), list(each))
+    axes.grid(axis="y", visible=False)
 
 
 def queried(axes: Axes, image: np.ndarray, query: tuple[int, int], patches: int, title: str) -> None:
@@ -91,6 +101,6 @@ def queried(axes: Axes, image: np.ndarray, query: tuple[int, int], patches: int,
 
 
 def portrait(axes: Axes, attention: Any, names: Sequence[str], place: tuple[int, int], kind: str) -> None:
-    """Draw one head's map, with two of the things that it is furthest in and a frame in its class's colour."""
-    title = " and ".join(names[:2])
+    """Draw one head's map under all that it is furthest in, in a frame of its class's colour."""
+    title = ",\n".join(names)
     head_picture(axes, attention, f"{title}\n{place[0]}.{place[1]}", COLOURS[kind])

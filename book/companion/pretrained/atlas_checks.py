@@ -11,7 +11,7 @@ from pdelens.lattice import Lattice
 
 
 def largest_gaps(found: Sequence[AttentionStatistics], maps: Sequence[Tensor], lattice: Lattice) -> dict[str, float]:
-    """Return the largest difference of entropy, drift, diffusivity and special mass, over all layers, heads and queries.
+    """Return the largest difference of entropy, drift, diffusivity and special mass, over all of a model.
 
     `found`: each layer's statistics; `maps`: each layer's attention (examples, heads, tokens, tokens), whose own are
     taken in float64. Nats, lattice units, their squares, shares. Drift and diffusivity are compared where more than a

@@ -142,8 +142,8 @@ def renamed(found: Heads, bounds: Bounds) -> dict[str, float]:
 def furthest(found: Heads, bounds: Bounds) -> dict[Place, list[str]]:
     """Return the heads that go furthest in something, each with what it is furthest in.
 
-    As `extremes` of the library has them, but that what moves and what spreads is told by `ratio`: among heads whose
-    mass is mostly on the lattice the largest, and among those that are local as well the smallest.
+    As `extremes` of the library has them, but for two: `most advective` has the largest `ratio` among heads whose mass
+    is mostly on the lattice, `most diffusive` the smallest among those of them that are local as well.
     """
     chosen = {name: places[0] for name, places in library.extremes(found).items()}
     resting = found.mean("special mass") > bounds.sink

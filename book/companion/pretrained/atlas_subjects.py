@@ -11,6 +11,7 @@ from pdelens.attention.capture import flow_of
 from pdelens.flow import Flow
 from pdelens.lattice import Chain, Grid, Lattice
 
+from .. import fetch
 from . import models
 
 Inputs = dict[str, Tensor]
@@ -20,11 +21,12 @@ Inputs = dict[str, Tensor]
 class Subject:
     """A pretrained model, its untrained twin (the same architecture as its library initialises it) and its lattice.
 
-    `known` prepares inputs; `trained` and `twin` are the stacks of layers alone. Each `group` of examples in a row
-    counts as one: the two squares of one photograph.
+    `package` holds the weights; `known` prepares inputs; `trained` and `twin` are the stacks of layers alone. Each
+    `group` of examples in a row counts as one: the two squares of one photograph.
     """
 
     short: str
+    package: fetch.Package
     known: Any = field(repr=False)
     trained: nn.Module = field(repr=False)
     twin: nn.Module = field(repr=False)
@@ -39,13 +41,14 @@ def load(twin_seed: int = 1) -> dict[str, Subject]:
     is where such models put attention that they have no use for (Xiao et al. 2023, arXiv 2309.17453).
     """
     text, twin = models.minilm(), models.minilm(trained=False, seed=twin_seed)
-    found = {"MiniLM": Subject("minilm", text, text.model, twin.model, Chain(30, special=(1, 1)))}
+    found = {"MiniLM": Subject("minilm", fetch.MINILM, text, text.model, twin.model, Chain(30, special=(1, 1)))}
     language, twin = models.smollm2(), models.smollm2(trained=False, seed=twin_seed)
     bodies: list[Any] = [language.model, twin.model]
     lattice = Chain(63, special=1, causal=True)
-    found["SmolLM2"] = Subject("smollm2", language, bodies[0].model, bodies[1].model, lattice)
+    found["SmolLM2"] = Subject("smollm2", fetch.SMOLLM2, language, bodies[0].model, bodies[1].model, lattice)
     image, other = models.dinov2(), models.dinov2(trained=False, seed=twin_seed)
-    found["DINOv2"] = Subject("dinov2", image, image.model, other.model, Grid(16, 16, special=1), group=2)
+    grid = Grid(16, 16, special=1)
+    found["DINOv2"] = Subject("dinov2", fetch.DINOV2, image, image.model, other.model, grid, group=2)
     return found
 
 
