@@ -19,7 +19,7 @@ class LinearModes(Modes):
 
     >>> steps = Modes(torch.zeros(()), 2.0, 2, "piecewise")
     >>> _ = steps.coefficients.data.copy_(torch.tensor([1.0, 3.0]))
-    >>> [float(LinearModes(steps)(t)) for t in (0.0, 0.25, 1.0, 1.75)]
+    >>> [float(LinearModes(steps)(t).detach()) for t in (0.0, 0.25, 1.0, 1.75)]
     [1.0, 1.5, 3.0, 3.0]
     """
 

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdelens import compare, equation_of, flow_of, integrate
 from pdelens.agreement import nulls
-from pdelens.agreement.report import Report, class_agreement
+from pdelens.agreement.report import Report, class_agreement, compare
+from pdelens.attention.capture import flow_of
 from pdelens.flow import Flow
 from pdelens.pde.equation import PDE, TransformerPDE
+from pdelens.pde.integrate import integrate
+from pdelens.pde.parity import equation_of
 
 SUBSTEPS = (1, 2, 4, 8, 16)
 # Sub-steps a layer, and at last the converged solution.
@@ -72,8 +74,8 @@ class Subject:
 @torch.no_grad()
 def subject(model: nn.Module, calibration: Any, held_out: Any) -> Subject:
     """Return a model (`pdelens.equation_of` must know it) with what it does to the examples of both splits."""
-    flows = (flow_of(model, inputs) for inputs in (held_out, calibration))
-    return Subject(equation_of(model), *flows, getattr(model, "readout", None))
+    flow, known = flow_of(model, held_out), flow_of(model, calibration)
+    return Subject(equation_of(model), flow, known, getattr(model, "readout", None))
 
 
 def curves(subjects: Sequence[Subject], ways: Sequence[int | str] = WAYS) -> dict[str, np.ndarray]:
