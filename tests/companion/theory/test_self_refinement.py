@@ -37,6 +37,12 @@ def test_the_scores_by_their_plain_definitions(subject):
     scores = subject.scores(flow)
     by_layer = [float(cosine(a, b).mean()) for a, b in zip(flow.attention, subject.flow.attention, strict=True)]
     assert scores["cosine"] == pytest.approx(min(by_layer), abs=1e-6)
+    centred = []
+    for ours, theirs, known in zip(flow.attention, subject.flow.attention, subject.calibration.attention, strict=True):
+        mean = known.mean(0)
+        a, b = (maps - mean for maps in (ours, theirs))
+        centred.append(float(((a * b).sum((2, 3)) / (a.norm(dim=(2, 3)) * b.norm(dim=(2, 3)))).mean()))
+    assert scores["centred"] == pytest.approx(min(centred), abs=1e-5)
     kept = (subject.readout(flow.states[-1]).argmax(1) == subject.readout(subject.flow.states[-1]).argmax(1)).double()
     assert scores["classes"] == float(kept.mean())
     mean = [state.mean(0) for state in subject.calibration.states]
