@@ -30,11 +30,12 @@ def poster(
     ladder: Mapping[str, Hypothesis],
     plain: Mapping[str, tuple[float, float]],
     nulls: Mapping[str, float],
-    ceiling: float,
+    other: float,
 ) -> None:
     """Draw every hypothesis of a modality by its share of parameters, between its nulls.
 
-    `plain` gives predictors that are no equation: share, and the cosine of the teacher's heads at their states.
+    `plain` gives predictors that are no equation: share, and the cosine of the teacher's heads at their states; `other`
+    is another seed's teacher's cosine.
     """
     teacher = TEACHERS[modality]
     marks = [surrogates.Mark(share, over_seeds([read]), name, "read") for name, (share, read) in plain.items()]
@@ -43,7 +44,7 @@ def poster(
         kind = "control" if family == "narrow-k1" else kind if one.attends else "read"
         found = results.seed_mean(teacher, family, "cosine" if one.attends else "read")
         marks.append(surrogates.Mark(one.share, found, one.label, kind))
-    surrogates.fidelity(axes, marks, nulls, ceiling)
+    surrogates.fidelity(axes, marks, nulls, other)
     axes.set(ylabel="cosine of attention, worst layer")
 
 
