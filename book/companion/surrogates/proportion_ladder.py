@@ -38,8 +38,6 @@ ONE_STEP = {
     "unshared-one-step": "unshared, K = L",
 }
 SKILL = "pooled skill"
-# A plan's entries that say how long, and not how, an equation was calibrated.
-_LENGTH = ("steps", "seed", "validate_every", "patience")
 # Families to the same calibrated for longer.
 LONGER = {"full-k1-short": "full-k1", "full-k1": "full-k1-long", "full-k1-one-step-short": "full-k1-one-step"}
 
@@ -90,17 +88,6 @@ def hypotheses(models: Mapping[str, Teacher]) -> dict[str, Hypothesis]:
             "attention" in pde.terms,
         )
     return found
-
-
-def policy(teacher: str, family: str) -> dict[str, Any]:
-    """Return how an equation was calibrated, its number of steps left out: sub-steps, method, forcing, loss."""
-    about = next(iter(results.records_of(teacher, family).values()))
-    return {name: value for name, value in about["made"]["plan"].items() if name not in _LENGTH}
-
-
-def one_policy(teacher: str, family: str, other: str) -> bool:
-    """Say whether two equations of a teacher were calibrated alike, but for the number of steps."""
-    return policy(teacher, family) == policy(teacher, other)
 
 
 def steps(teacher: str, family: str) -> int:

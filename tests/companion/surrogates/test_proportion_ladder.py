@@ -10,22 +10,22 @@ HEADS = {0: [[0.9, 0.7], [1.0, 0.97]], 1: [[0.8, 0.8], [0.5, 0.9]]}
 UNIFORM = {0: [[0.5, 0.5], [0.6, 0.98]], 1: [[0.5, 0.5], [0.6, 0.6]]}
 
 
-def rung(teacher, seed, cosines, steps=600, **plan):
+def rung(teacher, seed, cosines, steps=600):
     return {
-        "made": {"subject": f"{teacher}-seed{seed}", "plan": {"steps": steps, "seed": seed, **plan}},
+        "made": {"subject": f"{teacher}-seed{seed}", "plan": {"steps": steps}},
         "judged": {"converged": {"cosine": cosines, "r2": [0.9, 0.5]}, "1": {"cosine": [0.9, 0.8]}},
     }
 
 
 @pytest.fixture
 def known(monkeypatch):
-    """Two seeds of one equation by hand, calibrated at three lengths, and another by another policy."""
+    """Two seeds of one equation by hand, calibrated at three lengths."""
     rungs = {}
     for seed, heads in HEADS.items():
-        rungs[f"rung-{TEACHER}-full-k1-short-seed{seed}"] = rung(TEACHER, seed, [[0.6, 0.6], [0.8, 0.8]], forced=0.3)
-        rungs[f"rung-{TEACHER}-full-k1-seed{seed}"] = rung(TEACHER, seed, heads, 2400, forced=0.3)
-    rungs[f"rung-{TEACHER}-full-k1-long-seed0"] = rung(TEACHER, 0, [[0.9, 0.9], [1.0, 1.0]], 9600, forced=0.3)
-    rungs[f"rung-{TEACHER}-full-k2-seed0"] = rung(TEACHER, 0, HEADS[0], forced=0.7)
+        rungs[f"rung-{TEACHER}-full-k1-short-seed{seed}"] = rung(TEACHER, seed, [[0.6, 0.6], [0.8, 0.8]])
+        rungs[f"rung-{TEACHER}-full-k1-seed{seed}"] = rung(TEACHER, seed, heads, 2400)
+    rungs[f"rung-{TEACHER}-full-k1-long-seed0"] = rung(TEACHER, 0, [[0.9, 0.9], [1.0, 1.0]], 9600)
+    rungs[f"rung-{TEACHER}-full-k2-seed0"] = rung(TEACHER, 0, HEADS[0])
     rungs["rung-other-full-k1-seed0"] = rung("other", 0, HEADS[0])
     nulls = {f"{TEACHER}-seed{seed}": {"attention": {"uniform": UNIFORM[seed]}} for seed in HEADS}
     nulls["other-seed0"] = {"attention": {"uniform": [[0.7, 0.5], [0.0, 0.0]]}}
@@ -68,10 +68,7 @@ def test_the_ladder_is_counted_from_what_each_hypothesis_is(ladder):
     assert found["full-k1"].equation == "∂u/∂t = D Δu + W A(u) V n(u) + R(n(u))"
 
 
-def test_a_policy_is_all_of_a_plan_but_its_length(known):
-    assert proportion_ladder.one_policy(TEACHER, "full-k1", "full-k1-short")
-    assert not proportion_ladder.one_policy(TEACHER, "full-k2", "full-k1-short")
-    assert proportion_ladder.policy(TEACHER, "full-k2") == {"forced": 0.7}
+def test_an_equation_is_short_beside_the_main_one(known):
     assert proportion_ladder.steps(TEACHER, "full-k1") == 2400
     assert proportion_ladder.is_short(TEACHER, "full-k2") and not proportion_ladder.is_short(TEACHER, "full-k1")
 

@@ -29,7 +29,7 @@ def recorded(project_copy):
 @pytest.fixture
 def known(monkeypatch):
     """Every equation in two seeds: a number for each family, the second seed's .1 higher."""
-    families = {*proportion_training.SUPERVISIONS, *proportion_training.TRIED, *proportion_training.MAIN}
+    families = {*proportion_training.SUPERVISIONS, *proportion_training.TRIED.values(), *proportion_training.MAIN}
     families |= {*proportion_training.MINILM, "full-k1-short"}
     plan = {"steps": 1000, "batch": 16}
     rungs = {}
