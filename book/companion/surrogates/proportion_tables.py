@@ -114,7 +114,7 @@ def map_rows() -> tuple[Rows, dict[str, dict[str, float]]]:
             ]
             shown = live_mean(f"much.{key}", worst)
             quote(f"much.{key}")
-            rows.setdefault(name, [name]).extend([shown, f"{ends[0]:.2f} to {ends[1]:.3f}"])
+            rows.setdefault(name, [name]).extend([shown, f"{ends[0]:.3f} to {ends[1]:.3f}"])
         flat = len(comparison_nulls.untestable(teacher))
         heads = sum(found.size for found in comparison_nulls.by_seed(teacher).values())
         recorded(f"{modality}.untestable", flat, "heads")

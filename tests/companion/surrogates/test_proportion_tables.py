@@ -76,7 +76,7 @@ def test_maps_are_shown_by_their_worst_layer_and_their_range(recorded, monkeypat
     monkeypatch.setattr(proportion_tables, "layers", lambda t: {name: np.array(rows) for name, rows in layers.items()})
     rows, means = proportion_tables.map_rows()
     assert [row[0] for row in rows] == ["uniform", "*best null of each head*", OTHER]
-    assert rows[0][1:3] == rows[0][3:] == ["0.500 ± 1.271", "0.40 to 0.700"]
+    assert rows[0][1:3] == rows[0][3:] == ["0.500 ± 1.271", "0.400 to 0.700"]
     assert means["text"] == pytest.approx({"uniform": 0.5, "best null": 0.65, OTHER: 0.1})
     found = recorded()
     assert found["image.other-seed"]["value"] == pytest.approx(0.1) and "image.null.best-null" in found
