@@ -89,13 +89,14 @@ def test_lines_join_only_what_one_policy_calibrated_for_equally_long(axes):
     assert ticks == ["1\n17%", "2\n33%", "3\n50%", "6\n100%"]
 
 
-def test_a_calibrations_length_is_its_steps_and_seeds_have_their_interval(axes):
+def test_a_calibrations_length_is_followed_in_one_seed_with_the_mean_over_seeds_beside_it(axes):
     proportions.lengths(axes, "image", FLOOR)
-    (cosines,), (states,) = drawn(axes, "o"), drawn(axes, "s")
-    assert cosines == [pytest.approx([600, 0.7]), pytest.approx([1800, 0.81]), pytest.approx([5400, 0.85])]
-    assert states[1] == pytest.approx([1800, 0.71])
-    upright = [line.get_xdata()[0] for line in axes.lines if list(line.get_xdata()) == [1800, 1800]]
-    assert upright == [1800, 1800]
+    (cosines, mean), (states, _) = drawn(axes, "o"), drawn(axes, "s")
+    assert cosines == [pytest.approx([600, 0.7]), pytest.approx([1800, 0.8]), pytest.approx([5400, 0.85])]
+    assert states[1] == pytest.approx([1800, 0.7]) and mean == [pytest.approx([1800 * 1.12, 0.81])]
+    assert drawn(axes, "o", "white") == [mean]
+    ends = next(line.get_ydata() for line in axes.lines if line.get_linewidth() == 1.6)
+    assert ends == pytest.approx(results.seed_mean("image-patch4", "full-k1").interval)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["600", "1,800", "5,400"]
 
 
