@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..seeds import SeedMean, over_seeds
 from ..surrogates import results
-from ..surrogates.proportion_ladder import NAMES, Hypothesis, is_short, steps
+from ..surrogates.proportion_ladder import NAMES, Hypothesis, by_seed, is_short, steps
 from ..surrogates.specs import TEACHERS
 from . import surrogates
 from .base import threshold
@@ -30,11 +30,12 @@ def poster(
     ladder: Mapping[str, Hypothesis],
     plain: Mapping[str, tuple[float, float]],
     nulls: Mapping[str, float],
-    ceiling: float,
+    other: float,
 ) -> None:
     """Draw every hypothesis of a modality by its share of parameters, between its nulls.
 
-    `plain` gives predictors that are no equation: share, and the cosine of the teacher's heads at their states.
+    `plain` gives predictors that are no equation: share, and the cosine of the teacher's heads at their states; `other`
+    is another seed's teacher's cosine.
     """
     teacher = TEACHERS[modality]
     marks = [surrogates.Mark(share, over_seeds([read]), name, "read") for name, (share, read) in plain.items()]
@@ -43,7 +44,7 @@ def poster(
         kind = "control" if family == "narrow-k1" else kind if one.attends else "read"
         found = results.seed_mean(teacher, family, "cosine" if one.attends else "read")
         marks.append(surrogates.Mark(one.share, found, one.label, kind))
-    surrogates.fidelity(axes, marks, nulls, ceiling)
+    surrogates.fidelity(axes, marks, nulls, other)
     axes.set(ylabel="cosine of attention, worst layer")
 
 
@@ -81,14 +82,21 @@ def sharing(axes: Axes, modality: str, floor: Mapping[str, float], depth: int) -
 
 
 def lengths(axes: Axes, modality: str, floor: Mapping[str, float]) -> None:
-    """Draw the full autonomous equation by how many optimiser steps calibrated it."""
+    """Draw the full autonomous equation by how many optimiser steps calibrated it: seed 0, which has every length.
+
+    Beside it, hollow, the mean over seeds with its interval, where there are several.
+    """
     teacher = TEACHERS[modality]
     taken = [steps(teacher, family) for family in _LENGTHS]
     for number, (measure, label) in enumerate(_MEASURES.items()):
-        found = [results.seed_mean(teacher, family, measure) for family in _LENGTHS]
-        _points(axes, taken, found, color=f"C{number}", marker="os"[number], label=label)
+        look = {"color": f"C{number}", "marker": "os"[number]}
+        axes.plot(taken, [by_seed(teacher, family, measure)[0] for family in _LENGTHS], label=label, **look)
+        for place, family in zip(taken, _LENGTHS, strict=True):
+            mean = results.seed_mean(teacher, family, measure)
+            if mean.interval is not None:
+                _points(axes, [place * 1.12], [mean], mfc="white", ls="", **look)
         axes.axhline(floor[measure], color=f"C{number}", linestyle=":", linewidth=1.2)
-    _in_logs(axes, taken, [f"{count:,}" for count in taken], "optimiser steps")
+    _in_logs(axes, taken, [f"{count:,}" for count in taken], "optimiser steps", bar=0.02)
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
@@ -105,8 +113,9 @@ def _points(axes: Axes, places: Sequence[float], found: Sequence[SeedMean], colo
             axes.plot([place] * 2, one.interval, color=color, linewidth=1.6)
 
 
-def _in_logs(axes: Axes, places: Sequence[float], names: Sequence[str], label: str) -> None:
-    threshold(axes, where=0.75)
+def _in_logs(axes: Axes, places: Sequence[float], names: Sequence[str], label: str, bar: float = 0.75) -> None:
+    """Name places on a logarithmic axis, and the claim's bar so far along it."""
+    threshold(axes, where=bar)
     axes.set(xscale="log", ylim=(-0.05, 1.05), xlabel=label)
     axes.set_xticks(np.asarray(places), list(names))
     axes.minorticks_off()

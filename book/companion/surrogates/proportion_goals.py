@@ -1,11 +1,10 @@
-"""The book's own goals for the equations, set before they were calibrated, and the verdict on each."""
+"""The book's own goals for the equations, and the verdict on each."""
 
 from typing import NamedTuple
 
 from ..claims.verdicts import Evidence, Verdict, verdict
 from ..seeds import SeedMean
-from . import results
-from .proportion_ladder import gained
+from .proportion_ladder import SKILL, gained, measured
 from .specs import TEACHERS
 
 
@@ -33,8 +32,8 @@ GOALS = (
     Goal("worst head", "full-k3", 0.98, "worst head"),
     Goal("centred cosine", "full-k1", 0.94, "centred cosine"),
     Goal("centred cosine", "full-k3", 0.97, "centred cosine"),
-    Goal("skill", "full-k1", 0.9, "skill"),
-    Goal("skill", "full-k3", 0.9, "skill"),
+    Goal(SKILL, "full-k1", 0.9, SKILL),
+    Goal(SKILL, "full-k3", 0.9, SKILL),
     Goal("R2 mean over channels", "full-k1", 0.96, "r2"),
     Goal("R2 mean over channels", "full-k3", 0.98, "r2"),
     Goal("classes", "full-k1", 0.96, "classes"),
@@ -49,7 +48,7 @@ PRETRAINED_GOALS = (
 
 def reached(goal: Goal, teacher: str) -> SeedMean:
     """Return what an equation of a teacher (`specs.TEACHERS`, or "minilm") reached of a goal, over its seeds."""
-    return results.seed_mean(teacher, goal.family, goal.measure, goal.resolution)
+    return measured(teacher, goal.family, goal.measure, goal.resolution)
 
 
 def judged(goal: Goal, teachers: tuple[str, ...] = tuple(TEACHERS.values())) -> Verdict:

@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from math import log2
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from pdelens.agreement.report import pooled_skill
 from pdelens.pde.parity import equation_of
 
+from ..seeds import SeedMean, over_seeds
 from ..teachers.teacher import Teacher
-from . import costs, files, results
+from . import comparison_nulls, costs, files, results
 from .specs import TEACHERS
 
 NAMES = {
@@ -33,8 +37,8 @@ ONE_STEP = {
     "full-k3-one-step": "full, K = 3",
     "unshared-one-step": "unshared, K = L",
 }
-# A plan's entries that say how long, and not how, an equation was calibrated.
-_LENGTH = ("steps", "seed", "validate_every", "patience")
+SKILL = "pooled skill"
+# Families to the same calibrated for longer.
 LONGER = {"full-k1-short": "full-k1", "full-k1": "full-k1-long", "full-k1-one-step-short": "full-k1-one-step"}
 
 
@@ -86,17 +90,6 @@ def hypotheses(models: Mapping[str, Teacher]) -> dict[str, Hypothesis]:
     return found
 
 
-def policy(teacher: str, family: str) -> dict[str, Any]:
-    """Return how an equation was calibrated, its number of steps left out: sub-steps, method, forcing, loss."""
-    about = next(iter(results.records_of(teacher, family).values()))
-    return {name: value for name, value in about["made"]["plan"].items() if name not in _LENGTH}
-
-
-def one_policy(teacher: str, family: str, other: str) -> bool:
-    """Say whether two equations of a teacher were calibrated alike, but for the number of steps."""
-    return policy(teacher, family) == policy(teacher, other)
-
-
 def steps(teacher: str, family: str) -> int:
     """Return how many optimiser steps an equation took."""
     return next(iter(results.records_of(teacher, family).values()))["made"]["plan"]["steps"]
@@ -105,6 +98,30 @@ def steps(teacher: str, family: str) -> int:
 def is_short(teacher: str, family: str) -> bool:
     """Say whether an equation took fewer steps than the main ones."""
     return steps(teacher, family) < 0.9 * steps(teacher, "full-k1")
+
+
+def skills(teacher: str, family: str, resolution: str = "converged") -> dict[int, np.ndarray]:
+    """Return an equation's skill against the best null of each head, pooled over a layer's heads, (layers,), by seed.
+
+    The best of six nulls; of five for a pretrained model, whose nearest neighbours are on no record.
+    """
+    best = comparison_nulls.best if teacher in TEACHERS.values() else results.best_null
+    subjects = {seed: about["made"]["subject"] for seed, about in results.records_of(teacher, family).items()}
+    heads = comparison_nulls.cosines(teacher, family, resolution)
+    return {seed: pooled_skill(found, best(subjects[seed])) for seed, found in heads.items()}
+
+
+def by_seed(teacher: str, family: str, measure: str, resolution: str = "converged") -> dict[int, float]:
+    """Return one number of an equation for each seed: the worst layer's `pooled skill`, or what `results.value` has."""
+    if measure == SKILL:
+        return {seed: float(layers.min()) for seed, layers in skills(teacher, family, resolution).items()}
+    known = results.records_of(teacher, family)
+    return {seed: results.value(about, resolution, measure) for seed, about in known.items()}
+
+
+def measured(teacher: str, family: str, measure: str, resolution: str = "converged") -> SeedMean:
+    """Return such a number over an equation's seeds, with its interval."""
+    return over_seeds(list(by_seed(teacher, family, measure, resolution).values()))
 
 
 def gained(teacher: str, family: str, measure: str = "cosine", resolution: str = "converged") -> float:
@@ -116,10 +133,7 @@ def gained(teacher: str, family: str, measure: str = "cosine", resolution: str =
     pair = (family, LONGER[family]) if family in LONGER else next((p for p in LONGER.items() if p[1] == family), None)
     if pair is None:
         return 1.0
-    before, after = (results.records_of(teacher, name) for name in pair)
-    misses = [
-        [1 - results.value(of[seed], resolution, measure) for seed in before.keys() & after.keys()]
-        for of in (before, after)
-    ]
-    ratio = sum(misses[1]) / sum(misses[0])
+    before, after = (by_seed(teacher, name, measure, resolution) for name in pair)
+    shared = before.keys() & after.keys()
+    ratio = sum(1 - after[seed] for seed in shared) / sum(1 - before[seed] for seed in shared)
     return 1 - ratio ** (1 / log2(steps(teacher, pair[1]) / steps(teacher, pair[0])))

@@ -1,63 +1,43 @@
-"""What predicts attention or states without an equation, measured as the equations are: nearest neighbours among them.
-
-The sweep's own records hold five nulls of attention in five seeds; the look-up of nearest neighbours stands beside them
-for the teachers whose weights are committed.
-"""
+"""What predicts attention or states without an equation, measured as the equations are."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from pdelens.agreement.nulls import nearest_maps, state_nulls
-from pdelens.agreement.report import compare
+from pdelens.agreement.nulls import state_nulls
 
-from ..paths import root
-from ..seeds import SeedMean, over_seeds
 from ..teachers.teacher import cached_teacher
-from . import files, results
-from .evaluate import MEASURES as COSINES
+from . import comparison_nulls, files, results
 from .evaluate import RESOLUTIONS, evaluate_flow, rolled_out
 
-NEAREST = "nearest neighbours"
-POOLED, CHANNELS = "r2 pooled", "r2 mean over channels"
+MAPS = ("uniform", "mean map", "other input", "shuffled layers", "untrained twin")
+NEAREST, BEST, OTHER = comparison_nulls.LOOK_UP, "best null", "another seed's teacher"
 # As pages and their records name what is measured of states.
-MEASURES = {"read": "read", "r2": CHANNELS, "r2-pooled": POOLED, "classes": "classes", "accuracy": "accuracy"}
+MEASURES = {
+    "read": "read",
+    "r2": "r2 mean over channels",
+    "r2-pooled": "r2 pooled",
+    "classes": "classes",
+    "accuracy": "accuracy",
+}
 
 
-def committed_seeds(teacher: str) -> list[str]:
-    """Return the names of a teacher's seeds whose weights are committed; `teacher` as in `specs.TEACHERS`."""
-    return sorted(path.stem for path in (root() / "data" / "weights").glob(f"{teacher}-seed*.safetensors"))
+def layers(teacher: str) -> dict[str, np.ndarray]:
+    """Return the cosine of maps that no equation made, mean over heads, (seeds, layers), by name.
 
-
-@cache
-def nearest_cosines(name: str, count: int) -> dict[str, np.ndarray]:
-    """Return how the teacher's maps on the five nearest calibration inputs, averaged, agree with its own.
-
-    By measure of `evaluate.MEASURES`, (layers, heads), over the first `count` held-out examples, looked up among the
-    first `count` calibration examples: at `book` scale those that the sweep's other nulls were measured on.
+    `MAPS`; `NEAREST`, the mean map of the five nearest calibration inputs, over the seeds whose weights are committed;
+    `BEST`, of each head the best of all these that are known of its seed; `OTHER`, one other seed's teacher, heads
+    matched. `teacher` as in `specs.TEACHERS`.
     """
-    teacher = cached_teacher(name)
-    reference, calibration = (teacher.of(split, count) for split in ("heldout", "calibration"))
-    maps = nearest_maps(calibration, teacher.nearest("heldout", count, count), reference)
-    report = compare(replace(reference, attention=maps), reference, calibration=calibration, measures=COSINES)
-    return {measure: np.asarray(report.per_head(measure)) for measure in COSINES}
-
-
-def nearest_mean(teacher: str, count: int, measure: str = "cosine", best: bool = False) -> SeedMean:
-    """Return the look-up's `cosine`, `worst head` or `centred cosine` over the committed seeds, worst layer.
-
-    With `best`, of whichever null is better at each layer and head: the look-up or one of the sweep's five, whose
-    cosines alone are on record.
-    """
-    found = []
-    for name in committed_seeds(teacher):
-        numbers = nearest_cosines(name, count)["centred cosine" if measure == "centred cosine" else "cosine"]
-        numbers = np.maximum(numbers, results.best_null(name)) if best else numbers
-        found.append(float(numbers.min() if measure == "worst head" else numbers.mean(-1).min()))
-    return over_seeds(found)
+    known = results.null_records(teacher)
+    found = {name: [about["attention"][name] for about in known.values()] for name in MAPS}
+    look_ups = (comparison_nulls.looked_up(name) for name in known)
+    found[NEAREST] = [heads for heads in look_ups if heads is not None]
+    found[BEST] = list(comparison_nulls.by_seed(teacher).values())
+    found[OTHER] = [about["ceiling"]["cosine"] for about in known.values()]
+    return {name: np.array(heads, dtype=float).mean(-1) for name, heads in found.items()}
 
 
 def predictors(name: str, count: int, families: Mapping[str, str]) -> dict[str, dict[str, float]]:

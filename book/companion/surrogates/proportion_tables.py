@@ -1,19 +1,31 @@
 """Rows of the tables on how much an equation reaches, recorded in the open chapter as they are made."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
+from pdelens.agreement.report import TESTABLE
+
 from ..records import quote, record
-from ..seeds import SeedMean, record_mean
+from ..seeds import SeedMean, over_seeds, record_mean
 from ..teachers.teacher import Teacher
-from . import results
-from .proportion_ladder import NAMES, ONE_STEP, Hypothesis, block_operations, hypotheses, tokens
-from .proportion_nulls import MEASURES, NEAREST, nearest_mean, predictors
+from . import comparison_nulls, results
+from .comparison_rows import live_mean
+from .proportion_ladder import (
+    NAMES,
+    ONE_STEP,
+    SKILL,
+    Hypothesis,
+    block_operations,
+    hypotheses,
+    measured,
+    skills,
+    tokens,
+)
+from .proportion_nulls import BEST, MEASURES, OTHER, layers, predictors
 from .specs import TEACHERS
 
 Rows = list[list[str]]
-MAPS = ("uniform", "mean map", "other input", "shuffled layers", "untrained twin")
 # What is added, to what it is added: pairs that one policy calibrated, and pairs of which that is not so.
 ALIKE = (
     ("advection, to diffusion", "advection-diffusion", "diffusion"),
@@ -32,10 +44,8 @@ UNLIKE = (
     ("*two more modes, K = 3*", "full-k3", "full-k1"),
     ("sharing instead of narrowing", "full-k1-short", "narrow-k1"),
 )
-# The larger of these pairs is the smaller where its new coefficients are zero, and is given as many steps.
-NESTED = tuple(pair for pair in ALIKE if pair[1] not in ("unshared", "full-k1"))
 BUYS = ("cosine", "read", "r2", "classes")
-COLUMNS = ("cosine", "worst head", "centred cosine", "r2", "classes")
+COLUMNS = ("cosine", "worst head", SKILL, "r2", "classes")
 
 
 def signed(found: SeedMean) -> str:
@@ -78,37 +88,42 @@ def ladder_rows(models: Mapping[str, Teacher]) -> tuple[Rows, dict[str, Hypothes
     return rows, found
 
 
-def map_nulls(count: int) -> dict[str, dict[str, tuple[SeedMean, SeedMean]]]:
-    """Return, by null and modality, cosine and worst head of maps that no equation made, and of another seed's teacher.
+def noise(modality: str) -> float:
+    """Return the standard deviation over seeds of the full autonomous equation's cosine, recorded."""
+    seeds = results.seed_mean(TEACHERS[modality], "full-k1").seeds
+    return recorded(f"{modality}.noise", float(np.std(seeds, ddof=1)), "1, over seeds", rtol=1e-6)
 
-    The sweep's five over five seeds; the look-up of nearest neighbours, and whichever of the six is best at each layer
-    and head, over the seeds whose teachers are committed.
+
+def map_rows() -> tuple[Rows, dict[str, dict[str, float]]]:
+    """Return the rows of maps that no equation made, pictures and texts side by side, and their means by modality.
+
+    The worst layer's cosine over seeds, and the range over all layers and seeds. Recorded, and how many heads of all
+    seeds have a best null above `TESTABLE`.
     """
-    found: dict[str, dict[str, tuple[SeedMean, SeedMean]]] = {}
+    rows: dict[str, list[str]] = {}
+    means: dict[str, dict[str, float]] = {}
     for modality, teacher in TEACHERS.items():
-
-        def both(of: Callable[..., SeedMean], *given, **how) -> tuple[SeedMean, SeedMean]:
-            return of(*given, measure="cosine", **how), of(*given, measure="worst head", **how)
-
-        for name in (*MAPS, "best"):
-            found.setdefault(name, {})[modality] = both(results.null_seed_mean, teacher, name)
-        found.setdefault(NEAREST, {})[modality] = both(nearest_mean, teacher, count)
-        found.setdefault("best of six", {})[modality] = both(nearest_mean, teacher, count, best=True)
-        found.setdefault("ceiling", {})[modality] = both(results.ceiling, teacher)
-    return found
-
-
-def map_rows(found: Mapping[str, Mapping[str, tuple[SeedMean, SeedMean]]]) -> Rows:
-    """Return the rows of maps that no equation made, pictures and texts side by side, recorded."""
-    titles = {"best": "*best of these five*", "best of six": "*best of all six*", "ceiling": "another seed's teacher"}
-    rows = []
-    for name, by_modality in found.items():
-        row = [titles.get(name, name)]
-        for modality, (cosine, worst) in by_modality.items():
-            key = f"{modality}.ceiling" if name == "ceiling" else f"{modality}.null.{name.replace(' ', '-')}"
-            row += [quoted(key, cosine), record_mean(f"much.{key}.worst-head", worst)]
-        rows.append(row)
-    return rows
+        means[modality] = {}
+        for name, cosines in layers(teacher).items():
+            key = f"{modality}.other-seed" if name == OTHER else f"{modality}.null.{name.replace(' ', '-')}"
+            worst = over_seeds(cosines.min(1).tolist())
+            means[modality][name] = worst.mean
+            ends = [
+                recorded(f"{key}.{end}", value, "1, of layers and seeds", atol=2e-3)
+                for end, value in (("least", cosines.min()), ("most", cosines.max()))
+            ]
+            shown = live_mean(f"much.{key}", worst)
+            quote(f"much.{key}")
+            rows.setdefault(name, [name]).extend([shown, f"{ends[0]:.3f} to {ends[1]:.3f}"])
+        flat = len(comparison_nulls.untestable(teacher))
+        heads = sum(found.size for found in comparison_nulls.by_seed(teacher).values())
+        recorded(f"{modality}.untestable", flat, "heads")
+        recorded(f"{modality}.heads", heads, "heads")
+        quote(f"much.{modality}.untestable", f"much.{modality}.heads")
+    recorded("testable", TESTABLE, "cosine")
+    quote("much.testable")
+    rows[BEST][0] = f"*{BEST} of each head*"
+    return list(rows.values()), means
 
 
 def predictor_rows(count: int, families: Mapping[str, str]) -> tuple[Rows, dict[str, dict[str, dict[str, float]]]]:
@@ -127,18 +142,21 @@ def predictor_rows(count: int, families: Mapping[str, str]) -> tuple[Rows, dict[
 
 
 def floors(
-    maps: Mapping[str, Mapping[str, tuple[SeedMean, SeedMean]]],
+    maps: Mapping[str, Mapping[str, float]],
     states: Mapping[str, Mapping[str, Mapping[str, float]]],
-    equations: Sequence[str],
+    equations: Collection[str],
 ) -> dict[str, dict[str, float]]:
-    """Return, by modality, the level that an equation has to beat in each measure: the best of all its nulls."""
+    """Return, by modality, the level that an equation has to beat in each measure: the best of all its nulls.
+
+    `maps` as `map_rows` gives them, `states` as `predictor_rows` does; `equations` are the labels among these that are
+    no nulls.
+    """
     found = {}
     for modality, teacher in TEACHERS.items():
         plain = [values for name, values in states[modality].items() if name not in equations]
         best = {measure: max(values[measure] for values in plain) for measure in MEASURES}
-        cosine = max(maps[name][modality][0].mean for name in ("best", "best of six"))
         best["r2"] = max(best["r2"], results.state_null_seed_mean(teacher).mean)
-        found[modality] = {**best, "cosine": cosine, "read": max(best["read"], cosine)}
+        found[modality] = {**best, "cosine": maps[modality][BEST], "read": max(best["read"], maps[modality][BEST])}
     return found
 
 
@@ -160,46 +178,47 @@ def hypothesis_rows(teacher: str, modality: str, families: Mapping[str, str]) ->
         key = f"much.table.{modality}.{family}"
         shown = [record_mean(f"{key}.one-step", results.seed_mean(teacher, family, "cosine", "1"))]
         for measure in COLUMNS:
-            found = results.seed_mean(teacher, family, measure)
-            shown.append(record_mean(f"{key}.{measure.replace(' ', '-')}", found))
+            found = measured(teacher, family, measure)
+            # Skill stands on nulls that each machine measures anew.
+            recorder = live_mean if measure == SKILL else record_mean
+            shown.append(recorder(f"{key}.{measure.replace(' ', '-')}", found))
         rows.append([label, *shown])
     return rows
 
 
-def all_rows(modality: str, floor: Mapping[str, float], count: int) -> Rows:
+def all_rows(modality: str, floor: Mapping[str, float]) -> Rows:
     """Return the whole table of a modality: every equation, the level to beat, and another seed's teacher."""
     teacher = TEACHERS[modality]
     one_step = {family: f"one step: {label}" for family, label in ONE_STEP.items()}
     rows = hypothesis_rows(teacher, modality, NAMES) + hypothesis_rows(teacher, modality, one_step)
-    centred = nearest_mean(teacher, count, "centred cosine")
-    worst = max(results.null_seed_mean(teacher, "best", "worst head").mean, _worst_of_six(teacher, count))
-    levels = (floor["cosine"], worst, max(0.0, centred.mean), floor["r2"], floor["classes"])
-    rows.append(["*best null*", "–", *(f"{level:.3f}" for level in levels)])
-    other = (str(results.ceiling(teacher, measure)) for measure in COLUMNS[:3])
-    return [*rows, ["*another seed's teacher*", "–", *other, "–", "–"]]
+    worst = over_seeds([float(heads.min()) for heads in comparison_nulls.by_seed(teacher).values()]).mean
+    levels = (floor["cosine"], worst, 0.0, floor["r2"], floor["classes"])
+    rows.append([f"*{BEST}*", "–", *(f"{level:.3f}" for level in levels)])
+    other = (str(results.ceiling(teacher, measure)) for measure in COLUMNS[:2])
+    return [*rows, [f"*{OTHER}*", "–", *other, "–", "–", "–"]]
 
 
-def _worst_of_six(teacher: str, count: int) -> float:
-    return nearest_mean(teacher, count, "worst head", best=True).mean
+def standing(found: Mapping[str, Hypothesis], bar: float) -> None:
+    """Record, by modality, every equation's headline, how many clear the bar, and in how many layers it beats nulls.
 
-
-def best_equations(found: Mapping[str, Hypothesis], floor: Mapping[str, Mapping[str, float]], bar: float) -> None:
-    """Record, by modality, every equation's headline, the smallest above all nulls, and how many clear the bar.
-
-    An interval's lower end counts, or the one seed's number; equations without attention are measured by the maps that
-    the teacher's heads have at their states, and clear no bar.
+    An equation beats the null of a layer where its skill, pooled over the heads, is positive; every layer of every seed
+    counts as one. `cheapest` is the smallest equation with attention of its own that beats all of them.
     """
     for modality, teacher in TEACHERS.items():
         above, clear = [], 0
         for family in sorted(found, key=lambda name: found[name].share):
-            measure = "cosine" if found[family].attends else "read"
-            seed_mean = results.seed_mean(teacher, family, measure)
-            quoted(f"{modality}.{family}", seed_mean)
-            if family == "narrow-k1":
+            one = found[family]
+            mean = results.seed_mean(teacher, family, "cosine" if one.attends else "read")
+            quoted(f"{modality}.{family}", mean)
+            if not one.attends or family == "narrow-k1":
                 continue
-            above += [family] * (seed_mean.low > floor[modality][measure])
-            clear += measure == "cosine" and seed_mean.low >= bar
-        words = f"{NAMES[above[0]]} ({found[above[0]].share:.2%})" if above else "none"
-        record(f"much.{modality}.cheapest", words, unit="hypothesis")
+            clear += mean.low > bar
+            beaten = np.concatenate(list(skills(teacher, family).values())) > 0
+            recorded(f"{modality}.{family}.beaten", int(beaten.sum()), "layers of seeds")
+            recorded(f"{modality}.{family}.layers", beaten.size, "layers of seeds")
+            if beaten.all():
+                above.append(f"{one.label} ({one.share:.1%}{'' if mean.interval else ', one seed'})")
+        record(f"much.{modality}.cheapest", above[0] if above else "none", unit="hypothesis")
         recorded(f"{modality}.clear", clear, "equations")
         quote(f"much.{modality}.cheapest", f"much.{modality}.clear")
+        quote(f"much.{modality}.full-k1.beaten", f"much.{modality}.full-k1.layers")
