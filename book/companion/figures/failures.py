@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from ..surrogates.failure_inputs import GROUPS, UNCHANGED, group_of
 from ..surrogates.failure_layers import LAYERS, Losses
@@ -13,12 +14,16 @@ from .base import threshold
 
 NULL: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1}
 _COLOURS = dict(zip((UNCHANGED, *GROUPS), ("black", "#0173b2", "#de8f05", "#029e73", "#cc78bc"), strict=True))
+_FEW_DECADES = 60
 _MARKERS = {"image": "o", "text": "^"}
 
 
 def logarithmic(axes: Axes) -> None:
-    """Give an axis of shares a logarithmic scale with plain numbers."""
+    """Give an axis of shares a logarithmic scale with plain numbers, so many that it has at least two of them."""
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    between = (1, 2, 5) if high / low < _FEW_DECADES else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=between))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: "")
 
@@ -80,13 +85,22 @@ def horizon(
     logarithmic(axes[1])
 
 
-def margins(axes: Axes, known: Mapping[str, np.ndarray], cosines: np.ndarray, null: float) -> None:
-    """Draw every example: the teacher's margin against the cosine of attention, by whether the teacher is right."""
+def margins(axes: Axes, known: Mapping[str, np.ndarray], cosines: np.ndarray, nulls: Mapping[str, float]) -> None:
+    """Draw every example: the teacher's margin against the cosine of attention, by whether the teacher is right.
+
+    Each of the `nulls` is a line at what it has on average, named at its right end.
+    """
     right = known["teacher is right"] > 0.5
     for chosen, marker, label in ((right, "o", "teacher right"), (~right, "x", "teacher wrong")):
         x, y = known["margin of the teacher"][chosen], cosines[chosen]
         axes.scatter(x, y, s=18, marker=marker, alpha=0.75, label=label)
-    axes.axhline(null, **NULL)
+    lowest = min(nulls.values())
+    for name, value in nulls.items():
+        axes.axhline(value, **NULL)
+        # Above its line, or below where another null's lies above it.
+        place, gap = ("top", -2) if value == lowest < max(nulls.values()) else ("bottom", 2)
+        look = {"textcoords": "offset points", "ha": "right", "va": place, "fontsize": 8}
+        axes.annotate(name, (0.99, value), (0, gap), xycoords=axes.get_yaxis_transform(), **look)
     threshold(axes, where=0.02)
     axes.set(ylim=(None, 1.02))
 
@@ -111,13 +125,14 @@ def shifts(axes: Axes, found: Mapping[str, Mapping[str, Mapping[str, float]]], m
     """
     for kind, rows in found.items():
         for name, row in rows.items():
-            look = {"color": _COLOURS[group_of(kind, name)], "marker": "*" if name == UNCHANGED else _MARKERS[kind]}
-            axes.scatter(row["moved"], row[measure], s=70 if name == UNCHANGED else 34, alpha=0.85, **look)
+            marker, size = ("*", 70) if name == UNCHANGED else (_MARKERS[kind], 34)
+            colour = _COLOURS[group_of(kind, name)]
+            axes.scatter(row["moved"], row[measure], s=size, alpha=0.85, color=colour, marker=marker)
             axes.scatter(row["moved"], row["mean map"], s=14, color="0.6", marker="x")
     threshold(axes, where=0.3)
     axes.set_xscale("symlog", linthresh=0.1)
-    axes.set_xticks([0, 0.1, 0.3, 1, 2], ["0", "0.1", "0.3", "1", "2"])
-    axes.set(xlabel="teacher moved, share of variance", xlim=(-0.02, 2.6), ylim=(0, 1.04))
+    axes.set_xticks([0, 0.1, 0.3, 1, 3], ["0", "0.1", "0.3", "1", "3"])
+    axes.set(xlabel="teacher moved, share of variance", xlim=(-0.02, 3.2), ylim=(0, 1.04))
 
 
 def shift_legend(axes: Axes, **look: Any) -> None:

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control, spearmanr
 from torch import Tensor
 
 from pdelens.agreement.measures import cosine
-from pdelens.agreement.nulls import mean_map
+from pdelens.agreement.nulls import mean_map, nearest_inputs, nearest_maps
 from pdelens.agreement.report import compare
 from pdelens.flow import Flow
 from pdelens.intervals import bootstrap_interval
@@ -22,7 +22,9 @@ from ..data import tokens as text
 from ..teachers.teacher import Teacher
 from . import errors, evaluate
 
-UNCHANGED = "unchanged"
+UNCHANGED, LOOK_UP = "unchanged", "look-up"
+# What is held against an agreement on changed inputs.
+NULLS = ("mean map", LOOK_UP, "unchanged map")
 # Kinds of changes, by the families of `corruptions`.
 GROUPS = {
     "grey values": ("gaussian noise", "gaussian blur", "contrast", "inversion"),
@@ -34,6 +36,7 @@ GROUPS = {
 LEVELS = (None, 2, 5)
 
 
+@torch.no_grad()
 def known_of(teacher: Teacher, reference: Flow, calibration: Flow) -> dict[str, np.ndarray]:
     """Return four things known of each held-out example without any equation, (examples,) each.
 
@@ -72,7 +75,10 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, resamples: int = 200
     """
 
     def rho(pairs: np.ndarray) -> float:
-        return float(spearmanr(*pairs.T).statistic) if np.ptp(pairs, axis=0).all() else 0.0
+        if not np.ptp(pairs, axis=0).all():
+            return 0.0
+        about: Any = spearmanr(pairs)
+        return float(about.statistic)
 
     pairs = np.stack([first, second], 1)
     found, degrees = rho(pairs), len(pairs) - 2
@@ -86,11 +92,19 @@ def clear(found: Mapping[Any, Correlation], rate: float = 0.05) -> dict[Any, boo
     return dict(zip(found, (adjusted <= rate).tolist(), strict=True))
 
 
-def mean_map_cosine(calibration: Flow, reference: Flow) -> float:
-    """Return what the teacher's mean map has on average over examples: the null of a single example's cosine."""
-    pairs = zip(mean_map(calibration, reference), reference.attention, strict=True)
-    maps = tuple(maps.expand_as(attention) for maps, attention in pairs)
-    return float(errors.by_example(replace(reference, attention=maps), reference, calibration)["cosine"].mean())
+def null_cosines(calibration: Flow, reference: Flow, nearest: Tensor) -> dict[str, float]:
+    """Return what two nulls have on average over examples: what a single example's cosine is held against.
+
+    `mean map` is the teacher's over calibration examples; `look-up` its mean over those `nearest` to each example
+    (examples, count).
+    """
+    known = {"mean map": mean_map(calibration, reference), LOOK_UP: nearest_maps(calibration, nearest, reference)}
+    found = {}
+    for name, maps in known.items():
+        pairs = zip(maps, reference.attention, strict=True)
+        flow = replace(reference, attention=tuple(ours.expand_as(theirs) for ours, theirs in pairs))
+        found[name] = float(errors.by_example(flow, reference, calibration)["cosine"].mean())
+    return found
 
 
 def least_alike(flow: Flow, reference: Flow) -> int:
@@ -131,14 +145,18 @@ def changed_inputs(teacher: Teacher, kind: str, count: int, seed: int = 0) -> di
 
 
 class Shift(NamedTuple):
-    """How teacher, equations and nulls do on inputs changed in one way: `evaluate.followed`, and the `one step` field's
-    cosine, at one step a layer; with the 95 % bootstrap interval of the converged `cosine` over examples.
+    """How teacher, equations and nulls do on inputs changed in one way, with the interval of the converged cosine.
+
+    `values`: those of `evaluate.followed`; `look-up`, the cosine of the teacher's mean map over the five calibration
+    inputs nearest to the changed one; and the `one step` field's cosine, at one step a layer. `interval`: of `cosine`,
+    95 %, examples resampled.
     """
 
     values: dict[str, float]
     interval: tuple[float, float]
 
 
+@torch.no_grad()
 def judged_shifts(
     teacher: Teacher, kind: str, calibration: Flow, equations: Mapping[str, tuple[PDE, Mapping[str, Any]]], count: int
 ) -> dict[str, Shift]:
@@ -151,12 +169,24 @@ def judged_shifts(
     every = torch.cat(list(changed.values()))
     reference = teacher.flow(every if kind == "image" else {"inputs": every, "mask": every != text.PAD})
     solved = {name: evaluate.rolled_out(pde, reference, **how) for name, (pde, how) in equations.items()}
+    near = nearest_inputs(compared_by(every), compared_by(teacher.inputs("calibration", calibration.examples)[0]))
     found = {}
     for number, name in enumerate(changed):
         part = slice(number * count, (number + 1) * count)
         here, plain = reference.select(part), reference.select(slice(0, count))
         flow, single = (solved[way].select(part) for way in ("converged", "one step"))
         values = evaluate.followed(flow, here, plain, calibration)
-        values["one step"] = compare(single, here, measures=["cosine"]).headline()
+        others = {"one step": single, LOOK_UP: nearest_maps(calibration, near[part], here)}
+        values |= {other: compare(maps, here, measures=["cosine"]).headline() for other, maps in others.items()}
         found[name] = Shift(values, compare(flow, here, measures=["cosine"]).headline_interval())
     return found
+
+
+def compared_by(inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """Return by what inputs are near to each other: pixels, or shares of pieces (of length 1), as `Teacher.nearest`."""
+    tokens = inputs if isinstance(inputs, Tensor) else inputs["inputs"]
+    if tokens.ndim == 3:
+        return tokens.float()
+    bag = torch.zeros(len(tokens), text.VOCABULARY)
+    bag.scatter_add_(1, tokens, (tokens != text.PAD).float())
+    return torch.nn.functional.normalize(bag, dim=1)
