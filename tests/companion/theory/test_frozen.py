@@ -160,3 +160,22 @@ def test_embeddings_are_compared_about_what_all_share():
     assert cosines.tolist() == pytest.approx([1, 1, 1]) and share == 1
     cosines, share = frozen.embedding_kept(own[[0, 0, 0]], own)
     assert cosines.tolist() == pytest.approx([1, -0.5, -0.5], abs=1e-5) and share == pytest.approx(1 / 3)
+
+
+@torch.no_grad()
+def test_a_cache_of_keys_does_not_come_between(language_model):
+    """A layer that is looked at twice sees the text once: bends by hand, from the states that enter each layer."""
+    inner, found = language_model.model.model, frozen.bends(language_model)
+    places, mask = torch.arange(7)[None], torch.full((7, 7), float("-inf")).triu(1)[None, None]
+    states = language_model.flow().states
+    position = inner.rotary_emb(states[0], places)
+    for layer, u, turned in zip(inner.layers, states, found, strict=False):
+
+        def field(u, layer=layer):
+            out = layer(u, attention_mask=mask, position_embeddings=position, position_ids=places)
+            return (out[0] if isinstance(out, tuple) else out) - u
+
+        f = field(u)
+        wanted = (field(u + f / 2) - f).norm(dim=-1) / f.norm(dim=-1)
+        assert float(turned) == pytest.approx(float(wanted.median()), rel=1e-4)
+    assert [len(language_model.flow("middle", steps).attention) for steps in (1, 2)] == [6, 6]
