@@ -55,12 +55,15 @@ class Subject:
         """Give the model changed in one way.
 
         `steps` of all layers of a kind (`chosen`), of a `block` together, cross `time` units of depth-time in all; or
-        the middle third stands in an order that is drawn with the seed behind `shuffled-`.
+        the middle third stands in another order, drawn with the seed behind `shuffled-`.
         """
         if kind.startswith("shuffled-"):
             order, middle = list(range(self.layers)), self.chosen("middle")
             random = np.random.default_rng(int(kind.partition("-")[2]))
-            order[middle[0] : middle[-1] + 1] = random.permutation(middle).tolist()
+            mixed = middle
+            while mixed == middle and len(middle) > 1:  # of two layers every other draw would change nothing
+                mixed = random.permutation(middle).tolist()
+            order[middle[0] : middle[-1] + 1] = mixed
             return reordered(self.model, self.stack, order)
         about: dict[str, Any] = {"length": time / steps, "layers": self.chosen(kind), "together": kind == "block"}
         return substepped(self.model, self.stack, steps, **about)
