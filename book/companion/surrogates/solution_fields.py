@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdelens.agreement.report import class_agreement, compare
+from pdelens.agreement.report import class_agreement, compare, state_agreement
 from pdelens.flow import Flow
 from pdelens.models import Transformer
 from pdelens.pde.equation import PDE
@@ -92,6 +92,12 @@ def refined_blocks(one: Subject) -> tuple[dict[str, list[float]], tuple[float, f
         found["classes"].append(float(class_agreement(ours, theirs)))
     one.solved["blocks"] = flow
     return found, report.headline_interval()
+
+
+def states_kept(one: Subject, name: str) -> float:
+    """Return the pooled R2 of a field's converged states at the worst depth: in the norm of a calibration's loss."""
+    found = state_agreement(one.solution(name).states, one.flow, one.calibration, cka=False)
+    return float(found["r2 pooled"].min())
 
 
 def distance(first: Tensor, second: Tensor, mask: Tensor) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..claims.verdicts import Claim, Evidence, Verdict, verdict
 from ..seeds import SeedMean, over_seeds
-from . import results
+from . import comparison_nulls, results
 from .specs import LONG, ONE_STEP_ENDING, SHORT, TEACHERS
 
 # What a claim reads of a judged equation, and what stands beside the number.
@@ -27,10 +27,21 @@ def evidence(claim: str, family: str, resolution: str = "converged") -> dict[str
 
 
 def _over_seeds(teacher: str, family: str, part: str, resolution: str) -> SeedMean:
+    if part == "skill":  # pooled over heads: one with nearly one map for all inputs leaves nothing to divide by
+        return comparison_nulls.pooled_mean(teacher, family, resolution)
     if part != "state skill":
         return results.seed_mean(teacher, family, part, resolution)
     rows = results.records_of(teacher, family).values()
     return over_seeds([results.state_skill(about, resolution) for about in rows])
+
+
+def survives(teacher: str, family: str, null: float) -> float:
+    """Return the share of an equation's lead over a null that is left of its one-step agreement when it is converged.
+
+    Cosine of attention, mean over seeds. 1: refinement takes nothing; below 0: worse than the null.
+    """
+    one_step, converged = (results.seed_mean(teacher, family, "cosine", way).mean for way in ("1", "converged"))
+    return (converged - null) / (one_step - null)
 
 
 def learning_curve(teacher: str, family: str, measure: str, resolution: str = "converged") -> dict[int, float]:

@@ -157,3 +157,14 @@ def test_blocks_are_exact_at_one_step_and_lose_when_refined():
     assert found["cosine"][-1] == pytest.approx(float(min(alike)), abs=1e-5)
     ours, theirs = (teacher.readout(one.states[-1]).argmax(-1) for one in (last, subject.flow))
     assert found["classes"][-1] == pytest.approx(float((ours == theirs).double().mean()))
+
+
+def test_pooled_r2_weighs_channels_by_their_variance(cooling):
+    cooling.solved["heat"] = cooling.flow
+    assert solution_fields.states_kept(cooling, "heat") == pytest.approx(1)
+    states = [state.clone() for state in cooling.flow.states]
+    states[2][..., 0] += 1.0
+    cooling.solved["heat"] = Flow(states=states)
+    mean = cooling.flow.states[2].mean(0)
+    spread = (cooling.flow.states[2] - mean).square().sum()
+    assert solution_fields.states_kept(cooling, "heat") == pytest.approx(float(1 - 7 * TOKENS / spread))

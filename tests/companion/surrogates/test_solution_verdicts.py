@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from companion.claims.verdicts import Claim, Verdict
-from companion.surrogates import results, solution_verdicts
+from companion.surrogates import comparison_nulls, results, solution_verdicts
 from companion.surrogates.specs import TEACHERS
 
 GOOD = {"cosine": [[0.99, 0.99], [0.985, 0.985]], "head mean": [0.99, 0.99], "r2": [0.97, 0.95]}
@@ -30,6 +30,7 @@ def rungs(monkeypatch):
         found[f"rung-{teacher}-unshared-one-step-seed0"] = record(f"{teacher}-seed0", GOOD)
     known = {"rungs": found, "nulls": nulls}
     monkeypatch.setattr(results, "sweep_records", lambda: known)
+    monkeypatch.setattr(comparison_nulls, "looked_up", lambda teacher: None)
     return found
 
 
@@ -83,6 +84,23 @@ def test_evidence_has_its_parts_by_modality(rungs):
     assert solution_verdicts.evidence("c2b", "law")["image"]["skill"].mean == pytest.approx(0.6)
     assert solution_verdicts.control("image-patch4", "c2b") == pytest.approx(0.985)
     assert solution_verdicts.control("image-patch4", "c2") == pytest.approx(0.95)
+
+
+def test_a_head_that_needs_no_equation_does_not_decide_the_skill(rungs):
+    known = results.sweep_records()["nulls"]
+    for name in known:
+        known[name]["attention"]["uniform"] = [[0.99, 0.5], [0.5, 0.5]]
+    # Shortfalls of the first layer: .1 and .1 against .01 and .5; by head the mean would be far below zero.
+    found = solution_verdicts.evidence("c2b", "law")["image"]["skill"]
+    assert found.mean == pytest.approx(min(1 - 0.2 / 0.51, 0.6)) and len(found.seeds) == 2
+
+
+def test_what_survives_is_a_share_of_the_lead_over_the_null(rungs):
+    for seed in (0, 1):
+        about = rungs[f"rung-image-patch4-law-seed{seed}"]
+        about["judged"] = {"1": {**SHORT, "cosine": [[0.9, 0.9], [0.9, 0.9]]}, "converged": SHORT}
+    assert solution_verdicts.survives("image-patch4", "law", 0.5) == pytest.approx(0.75)
+    assert solution_verdicts.survives("image-patch4", "law", 0.85) == pytest.approx(-1.0)
 
 
 def test_a_short_calibration_is_a_failure_where_no_budget_counts():
