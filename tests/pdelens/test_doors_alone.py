@@ -7,7 +7,9 @@ import torch
 from pdelens import _doors
 
 
-@pytest.mark.parametrize("given", [3, 2.5, "01", "", [], [0, 1.5], [0, "1"], {0: 1}, iter([0]), np.array([0, 1])], ids=str)
+@pytest.mark.parametrize(
+    "given", [3, 2.5, "01", "", [], [0, 1.5], [0, "1"], {0: 1}, iter([0]), np.array([0, 1])], ids=str
+)
 def test_what_is_no_row_of_layers_is_refused(given):
     with pytest.raises(ValueError, match=r"^layers=.* were given: whole numbers, at least one, are wanted"):
         _doors.layers(given)
@@ -98,7 +100,7 @@ def test_devices_are_named():
 
 
 def test_long_values_are_told_by_their_kind():
-    with pytest.raises(TypeError, match="x='a{58}' was given"):
+    with pytest.raises(TypeError, match=r"x='a{58}' was given"):
         _doors.is_a("x", "a" * 58, int, "a number")
     with pytest.raises(TypeError, match="x=a str was given"):
         _doors.is_a("x", "a" * 59, int, "a number")

@@ -254,7 +254,9 @@ def test_upwind_advection_place_by_place(lattice):
                     speed = float(velocity[axis, channel])
                     place = [row, column]
                     place[axis] += 1 if speed > 0 else -1
-                    inside = place[axis] % side if lattice.boundary == "periodic" else min(max(place[axis], 0), side - 1)
+                    inside = (
+                        place[axis] % side if lattice.boundary == "periodic" else min(max(place[axis], 0), side - 1)
+                    )
                     place[axis] = inside
                     wanted += abs(speed) * float(field[place[0], place[1], channel] - field[row, column, channel])
                 token = lattice.special[0] + 5 * row + column

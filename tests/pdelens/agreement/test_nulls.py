@@ -234,7 +234,9 @@ def test_noise_on_every_logit_keeps_rows_and_what_is_hidden(attention):
     assert not torch.equal(found[0], found[1])
     # What is left of the logits' change, row by row, is noise of that sd less its own mean.
     moved = (found[0] / past).log()[..., 6, :].flatten(0, 1)
-    assert float((moved - moved.mean(-1, keepdim=True)).square().sum(-1).mean() / 6) ** 0.5 == pytest.approx(0.3, rel=0.2)
+    assert float((moved - moved.mean(-1, keepdim=True)).square().sum(-1).mean() / 6) ** 0.5 == pytest.approx(
+        0.3, rel=0.2
+    )
     for maps, own in zip(nulls.perturbed(flow, 0.0), flow.attention, strict=True):
         torch.testing.assert_close(maps, own)
 

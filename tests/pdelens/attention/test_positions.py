@@ -90,4 +90,3 @@ def test_a_share_is_of_all_examples_together_and_the_median_is_over_heads():
     rows = np.stack([v.double().view(3, 2, 6).mean(1).numpy() for v in (explained, total)], 1)
     wanted = bootstrap_interval(rows, lambda drawn: np.median(drawn.sum(0)[0] / drawn.sum(0)[1]), resamples=400)
     assert interval == pytest.approx(wanted)
-
