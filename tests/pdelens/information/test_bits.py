@@ -9,10 +9,11 @@ def points(samples, dims, seed=0):
     return np.random.default_rng(seed).standard_normal((samples, dims))
 
 
-@pytest.mark.parametrize("few", [1024, 96])
-def test_every_centre_gets_a_radius_that_holds_a_few_times_as_many_points(few, monkeypatch):
-    """From a sample at once, and where the sample is too large for that, from its own neighbours."""
-    monkeypatch.setattr(_bits, "FEW", few)
+def held_within(data, radius):
+    return (cdist(data, data, "chebyshev") <= radius[:, None]).sum(1)
+
+
+def test_every_centre_gets_a_radius_that_holds_a_few_times_as_many_points(monkeypatch):
     data, plain = points(1500, 3), np.empty
     columns = _bits.Columns(data)
     with monkeypatch.context() as local:
@@ -22,7 +23,14 @@ def test_every_centre_gets_a_radius_that_holds_a_few_times_as_many_points(few, m
         )
         radius = _bits._reach(columns, columns.values, 10)
     assert np.empty is plain and np.isfinite(radius).all() and len(radius) == 1500
-    held = (cdist(data, data, "chebyshev") <= radius[:, None]).sum(1)
+    held = held_within(data, radius)
+    assert 25 < np.median(held) < 60 and np.mean((held >= 10) & (held < 160)) > 0.97
+
+
+def test_a_sample_too_large_to_compare_is_asked_for_its_own_neighbours(monkeypatch):
+    monkeypatch.setattr(_bits, "FEW", 96)
+    data = points(1500, 3)
+    held = held_within(data, _bits._reach(_bits.Columns(data), data.T, 10))
     assert 25 < np.median(held) < 60 and np.mean((held >= 10) & (held < 160)) > 0.97
 
 

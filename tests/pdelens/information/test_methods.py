@@ -15,7 +15,9 @@ def correlated(samples, dims=(1, 1), seed=0):
     return x, 0.8 * x[:, :1] + torch.randn(samples, dims[1], generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("samples", "dims", "bins"), [(500, (1, 1), 10), (320, (2, 1), 4), (20, (2, 3), 2)])
+@pytest.mark.parametrize(
+    ("samples", "dims", "bins"), [(500, (1, 1), 10), (120, (1, 1), 5), (320, (2, 1), 4), (20, (2, 3), 2)]
+)
 def test_binned_has_cells_of_equal_counts_with_about_five_samples_each(samples, dims, bins):
     x, y = correlated(samples, dims)
 
