@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -193,3 +195,87 @@ def test_too_few_to_shuffle_is_named(attention):
         nulls.other_input(one)
     with pytest.raises(ValueError, match="at least two"):
         nulls.shuffled_layers(one)
+
+
+def test_two_are_enough_to_shuffle(attention):
+    two = Flow(attention=[attention(batch=2, seed=1), attention(batch=2, seed=2)])
+    for maps, own in zip(nulls.other_input(two), two.attention, strict=True):
+        torch.testing.assert_close(maps, own.flip(0))
+    assert all(a is b for a, b in zip(nulls.shuffled_layers(two), two.attention[::-1], strict=True))
+
+
+def test_a_null_by_itself_is_the_one_among_all(attention):
+    flow = Flow(attention=[attention(seed=layer) for layer in range(6)])
+    for name, alone in (("other input", nulls.other_input), ("shuffled layers", nulls.shuffled_layers)):
+        every = [nulls.attention_nulls(flow, flow, seed=seed)[name] for seed in (0, 1)]
+        for number in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(alone(flow, number), every[number], strict=True))
+        usual = nulls.attention_nulls(flow, flow)[name]
+        assert all(torch.equal(a, b) for a, b in zip(alone(flow), usual, strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(*every, strict=True))
+
+
+def test_a_shuffle_is_one_cycle_through_all():
+    for count, seed in itertools.product((2, 3, 7), range(5)):
+        order, place, seen = nulls._derangement(count, seed).tolist(), 0, []
+        for _ in range(count):
+            place = order[place]
+            seen.append(place)
+        assert sorted(seen) == list(range(count)) and place == 0
+
+
+def test_noise_on_every_logit_keeps_rows_and_what_is_hidden(attention):
+    past = attention().tril() / attention().tril().sum(-1, keepdim=True)
+    flow = Flow(attention=[past, past], causal=True)
+    found = nulls.perturbed(flow, 0.3)
+    for maps in found:
+        torch.testing.assert_close(maps.sum(-1), torch.ones(6, 3, 7))
+        assert not maps.triu(1).any()
+    assert not torch.equal(found[0], found[1])
+    # What is left of the logits' change, row by row, is noise of that sd less its own mean.
+    moved = (found[0] / past).log()[..., 6, :].flatten(0, 1)
+    assert float((moved - moved.mean(-1, keepdim=True)).square().sum(-1).mean() / 6) ** 0.5 == pytest.approx(
+        0.3, rel=0.2
+    )
+    for maps, own in zip(nulls.perturbed(flow, 0.0), flow.attention, strict=True):
+        torch.testing.assert_close(maps, own)
+
+
+def test_the_mean_map_is_over_the_examples_that_have_the_row(padded):
+    known, _, _ = padded
+    found = nulls.mean_map(known)[1]
+    for row in range(6):
+        there = [known.attention[1][n, 1, row] for n in range(20) if bool(known.mask[n, row])]
+        torch.testing.assert_close(found[0, 1, row], sum(there) / len(there))
+
+
+def test_heads_are_matched_by_the_best_sum_of_centred_cosines(attention):
+    ours, theirs = Flow(attention=[attention(heads=4, seed=1)]), Flow(attention=[attention(heads=4, seed=2)])
+    middle = theirs.attention[0].mean((0, 1))
+
+    def agreement(order):
+        turned = ours.permute_heads([torch.tensor(order)]).attention[0]
+        return float(measures.centred_cosine(turned, theirs.attention[0], middle).mean(0).sum())
+
+    best = max(itertools.permutations(range(4)), key=agreement)
+    assert tuple(matching.match_heads(ours, theirs)[0].tolist()) == best != (0, 1, 2, 3)
+    both = Flow(attention=[theirs.attention[0], ours.attention[0]])
+    first, second = matching.align_heads(both)
+    assert first.tolist() == [0, 1, 2, 3] and tuple(second.tolist()) == best
+
+
+def test_affine_nulls_are_least_squares_over_real_tokens():
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(40, 5, 3, generator=generator).double() for _ in range(3)]
+    mask = torch.arange(5) < (2 + torch.arange(40) % 4)[:, None]
+    states = [torch.where(mask[..., None], state, 50.0) for state in states]
+    flow = Flow(states, mask=mask)
+    found = nulls.state_nulls(flow, flow)
+    moved = states[0]
+    for layer in range(2):
+        design = torch.cat([states[layer][mask], torch.ones(int(mask.sum()), 1, dtype=torch.float64)], 1)
+        best = torch.linalg.lstsq(design, states[layer + 1][mask]).solution
+        step = states[layer] @ best[:-1] + best[-1]
+        torch.testing.assert_close(found["affine, one step"][layer + 1][mask], step[mask], atol=1e-6, rtol=1e-6)
+        moved = moved @ best[:-1] + best[-1]
+        torch.testing.assert_close(found["affine, rolled out"][layer + 1][mask], moved[mask], atol=1e-6, rtol=1e-6)

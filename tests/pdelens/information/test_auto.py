@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pdelens.information import auto
+from pdelens.information.copulas import Copula, Fit
 from pdelens.information.estimate import mutual_information
 from pdelens.information.gaussian import student_excess
 from pdelens.information.ksg import ksg
@@ -122,3 +123,96 @@ def test_correlated_students_that_the_catalogue_does_not_have():
     truth = sparse(3, 3).mutual_information + student_excess(3, 3, 3)
     found = calibrated((x * scale, y * scale))
     assert found.interval[0] < truth < found.interval[1] and found.value == pytest.approx(truth, rel=0.1)
+
+
+def test_every_ksg_has_the_neighbours_that_were_asked_for(monkeypatch):
+    taken = set()
+    plain, ladder = auto.ksg, auto.ksg_ladder
+    monkeypatch.setattr(auto, "_FITS", 5)
+    monkeypatch.setattr(auto, "_SAMPLES", 5)
+    monkeypatch.setattr(auto, "ksg", lambda x, y, **given: (taken.add(given["neighbours"]), plain(x, y, **given))[1])
+    monkeypatch.setattr(auto, "ksg_ladder", lambda x, y, ks: (taken.add(ks), ladder(x, y, ks))[1])
+    x, y = bivariate(0.8).sample(60, 0)
+    auto.calibrated(x, y, neighbours=4, random=np.random.default_rng(0))
+    assert taken == {4, (4,)}
+
+
+def misfit(data, samples, ladder=(3, 5, 10, 20), residuals=None):
+    samples = np.broadcast_to(np.asarray(samples, dtype=float), (10, len(ladder)))
+    residuals = np.zeros_like(samples) if residuals is None else residuals
+    return auto._Misfit(np.broadcast_to(np.asarray(data, dtype=float), len(ladder)), samples, residuals, ladder)
+
+
+def test_a_copula_is_contradicted_beyond_students_one_per_cent():
+    residuals = np.random.default_rng(0).standard_normal((10, 4))
+    found = misfit(0.0, 0.0, residuals=residuals)
+    spread = np.sqrt((residuals[:, 0] ** 2).sum() / 8 * (1 + 1 / 10))
+    assert found.deviation(np.array([1.0, 0, 0, 0])) == pytest.approx(spread)
+    limit = 3.355387 * spread  # Student's two-sided 1 % at 8 degrees of freedom
+    for sign in (1, -1):
+        assert misfit(sign * 1.001 * limit, 0.0, residuals=residuals).significant
+        assert not misfit(sign * 0.999 * limit, 0.0, residuals=residuals).significant
+    assert not misfit(0.75, 0.75).significant, "the very same is no contradiction"
+
+
+@pytest.mark.parametrize(
+    ("truth", "bias", "beyond", "flagged"),
+    [
+        (2.0, 0.3, -1.5, False),  # 15 % of the truth, 60 % of the value
+        (2.0, 0.5, -1.5, True),
+        (0.5, 0.2, 0.0, True),
+        (0.5, 0.2, 1.0, False),  # 40 % of the truth, 13 % of the value
+        (0.5, -0.2, 0.0, True),
+        (0.5, 0.09, 0.0, False),
+    ],
+)
+def test_the_bias_is_told_where_it_is_a_fifth_of_the_truth_and_of_the_value(truth, bias, beyond, flagged):
+    rho = (1 - np.exp(-2 * truth)) ** 0.5
+    fitted = Fit(Copula(np.array([[1, rho], [rho, 1]]), 1), truth)
+    made = auto.Calibration(fitted.copula, np.full(24, truth), [])
+    found = misfit(truth + bias + beyond, truth + bias)
+    result = auto._corrected(fitted, made, found, (400, 2), np.zeros((16, 4)))
+    assert result.value == pytest.approx(truth + beyond) and result.bias == pytest.approx(bias)
+    assert any("more than 20 %" in warning for warning in result.warnings) is flagged
+    assert not any("extrapolated to none" in warning for warning in result.warnings)
+    low, high = result.interval
+    assert high - result.value == pytest.approx(abs(bias)) and low == pytest.approx(max(0, result.value - abs(bias)))
+
+
+def test_an_extrapolation_is_told_where_it_moves_the_value_by_a_fifth():
+    """KSG that misses more of the data the wider its neighbourhoods are, and nothing of the copula's samples."""
+    ladder, truth = np.array([3.0, 5.0, 10.0, 20.0]), 1.0
+    rho = (1 - np.exp(-2 * truth)) ** 0.5
+    fitted = Fit(Copula(np.array([[1, rho], [rho, 1]]), 1), truth)
+    made = auto.Calibration(fitted.copula, np.full(24, truth), [])
+    for slope, told in ((0.01, False), (0.1, True)):
+        result = auto._corrected(fitted, made, misfit(2.0 - slope * ladder, truth), (400, 2), np.zeros((16, 4)))
+        assert any("extrapolated to none" in warning for warning in result.warnings) is told
+        # Two columns: powers 1/2 and 1, of which the second is the data's own.
+        assert result.interval[0] <= 2.0 <= result.interval[1]
+        steep = auto._at_zero(ladder, 0.5) @ (2.0 - slope * ladder)
+        assert result.value == pytest.approx((2.0 + steep) / 2)
+        assert result.interval[1] == pytest.approx(max(steep, 2.0))
+
+
+def test_values_near_the_ceiling_are_flagged_from_seven_tenths_on():
+    ceiling = auto.ceiling_of_neighbours(500, 10)
+    assert auto._near_ceiling(0.69 * ceiling, 500, 10) == ()
+    assert "nearly determine each other" in auto._near_ceiling(0.71 * ceiling, 500, 10)[0]
+
+
+def test_halves_are_complementary_and_drawn_anew():
+    x = torch.arange(21.0)[:, None]
+    found = auto.halves(x, 2 * x, lambda a, b: (float(a.sum()), float(b.sum()), len(a)), 5, np.random.default_rng(0))
+    assert found.shape == (6, 3)
+    assert np.allclose(found[::2, 0] + found[1::2, 0], 210) and np.allclose(found[:, 1], 2 * found[:, 0])
+    assert set(found[::2, 2]) == {10} and set(found[1::2, 2]) == {11} and len(set(found[::2, 0])) == 3
+
+
+def test_noise_of_a_weighted_sum_is_the_datas_and_that_of_the_samples_mean():
+    random = np.random.default_rng(0)
+    own, residuals = random.standard_normal((16, 4)), random.standard_normal((10, 4))
+    weights = np.array([0.5, -1.0, 2.0, 0.1])
+    data = np.var(own @ weights, ddof=1)
+    samples = ((residuals @ weights - (residuals @ weights).mean()) ** 2).sum() / 8 / 10
+    assert auto._noise(misfit(0, 0, residuals=residuals), own, weights) == pytest.approx((data + samples) ** 0.5)
