@@ -153,6 +153,9 @@ def test_bisection_wants_a_yes_below_and_a_no_above():
     asked = []
     bounds.threshold(lambda x: asked.append(x) or x <= 0.1, 0, 1, tolerance=0.01)
     assert len(asked) == 2 + 7, "below 1 the tolerance is of the number itself: 7 halves of 1"
+    asked.clear()
+    bounds.threshold(lambda x: asked.append(x) or x <= 300, 0, 1000, tolerance=0.01)
+    assert len(asked) == 2 + 9, "above 1 it is a share: 9 halves of 1000 are less than 3"
     for low, high in ((4, 10), (0, 3)):
         with pytest.raises(ValueError, match="it must hold at the first only"):
             bounds.threshold(lambda x: x <= 3.7, low, high)
