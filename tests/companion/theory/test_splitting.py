@@ -14,7 +14,7 @@ from pdelens.models import Configuration, Transformer
 from pdelens.pde.equation import PDE, TransformerPDE
 from pdelens.pde.integrate import integrate
 from pdelens.pde.parity import equation_of
-from pdelens.pde.terms import Diffusion
+from pdelens.pde.terms import Diffusion, Term
 
 
 def random(*shape, seed=0):
@@ -148,3 +148,24 @@ def test_an_equation_with_a_constraint_is_refused():
         pde.constraint = lambda u: u
     with pytest.raises(ValueError, match="an equation with a constraint was given"):
         splitting.strang_with_euler(pde, random(1, 3, 8), 2)
+
+
+class Power(Term):
+    """`u ** p`, value by value."""
+
+    def __init__(self, power):
+        super().__init__()
+        self.power = power
+
+    def forward(self, t, u, mask=None):
+        return u**self.power
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_defect_of_powers_in_closed_form_whatever_the_states_size(scale):
+    """A = u^2 and R = u^3: A'R = 2 u^4, R'A = 3 u^4; a third term plays no part."""
+    pde = PDE({"a": Power(2), "r": Power(3), "more": Power(1)}, Chain(4), 1.0)
+    u = scale * (1 + random(2, 4, 3).abs())
+    found = splitting.step_defect(pde, 0.0, u)
+    torch.testing.assert_close(found.commutator, -(u**4) / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.curvature, u**3 + 1.5 * u**5, rtol=1e-6, atol=0)
