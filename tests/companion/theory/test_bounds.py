@@ -252,3 +252,9 @@ def test_what_is_asked_of_the_boundary_is_passed_on(exactly):
         assert times[0] == 0 and method == "dopri5" and how["rtol"] <= 1e-6 and how["atol"] <= 1e-8
     (measured, _, _), _ = bounds.boundary_errors([1e-3], side=4, until=1e-9)
     assert measured < 1e-4, "it starts at the values that are wanted"
+
+
+def test_a_penalty_is_double_to_the_last_digit():
+    u = torch.tensor([[0.7], [5.0], [0.3]], dtype=torch.float64)
+    pull = bounds.Penalty(Lattice((3,)), (0.1, -0.3), 0.3)(0.0, u)
+    assert pull.flatten().tolist() == pytest.approx([(0.1 - 0.7) / 0.3, 0.0, (-0.3 - 0.3) / 0.3], rel=1e-13)
