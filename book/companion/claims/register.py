@@ -68,10 +68,11 @@ _REGISTER = (
     Claim(
         "C6",
         "Complex non-linear transformations escape the PDE (the paper's own limit).",
-        "Share of the states' variance that the converged solution misses, beyond what a cosine of 0.98 allows, and "
-        "whether it is what no affine map of a layer can give.",
+        "Share of the states' variance, all channels pooled, that the converged solution misses, beyond what a cosine "
+        "of 0.98 allows, and whether it is what no affine map of a layer can give.",
         bar=1 - 0.98**2,
         limit=True,
+        budget=True,
         readings={"": {"image": "c6.image", "text": "c6.text"}},
         null_keys={"affine maps alone": {"image": "c6.null.image", "text": "c6.null.text"}},
     ),

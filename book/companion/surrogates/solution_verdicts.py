@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..claims.register import COSINE, R2
 from ..claims.verdicts import Claim, Evidence, Verdict, verdict
 from ..seeds import SeedMean, over_seeds
 from . import comparison_nulls, results
@@ -76,7 +77,7 @@ def control(teacher: str, claim: str) -> float:
 
 
 def budget(teacher: str, family: str, resolution: str = "converged", measure: str = "cosine") -> dict[str, float]:
-    """Return what a verdict reads of a calibration's length: what the last doubling gained, what the control reaches."""
+    """Return what a verdict reads of a calibration's length: its last doubling's gain, and the control."""
     curve = learning_curve(teacher, family, measure, resolution)
     return {"gained": gained(curve), "control": results.seed_mean(teacher, CONTROL, measure, "1").mean}
 
@@ -93,6 +94,17 @@ def judged(claim: str, family: str, bar: float, resolution: str = "converged") -
         rest = {"gained": gained(curve), "control": control(teacher, claim)}
         found[modality] = Evidence(number.low, skill.low, head_mean, several, **rest)
     return verdict(found, bar)
+
+
+def claim_of(name: str) -> Claim:
+    """Return a claim of `PARTS` as the page about solutions reads it, by its own records and the bars of the register.
+
+    C2b is read as the converged attention itself; the register's own measure, what survives, needs other calibrations.
+    """
+    bar = {"c2b": COSINE, "c2": R2}[name]
+    keys = {m: f"{name}.{m}" for m in TEACHERS}
+    nulls = {"trained models": {m: f"{name}.null.{m}" for m in TEACHERS}}
+    return Claim(name, "", "", bar=bar, readings={"": keys}, null_keys=nulls, budget=True)
 
 
 def without_budget(claim: Claim, known: Mapping[str, Mapping[str, Any]]) -> Verdict:

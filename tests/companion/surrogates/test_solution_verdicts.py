@@ -62,6 +62,21 @@ def test_a_budget_is_the_last_gain_and_what_the_same_architecture_reaches(rungs)
     assert found == pytest.approx({"gained": 1 - 0.5 ** (np.log(2) / np.log(3)), "control": 0.985})
 
 
+def test_the_pages_claims_read_its_own_records():
+    found = solution_verdicts.claim_of("c2b")
+    assert found.bar == 0.98 and solution_verdicts.claim_of("c2").bar == 0.9
+    records = {f"c2b.{m}": {"value": 0.99, "interval": [0.985, 0.995]} for m in TEACHERS}
+    records |= {f"c2b.{m}.skill": {"value": 0.9} for m in TEACHERS}
+    records |= {
+        f"c2b.{m}.{part}": {"value": value} for m in TEACHERS for part, value in (("gained", 0.2), ("control", 1))
+    }
+    assert found.verdict(records) == Verdict.REPRODUCED
+    records["c2b.text"]["interval"][0] = records["c2b.image"]["interval"][0] = 0.97
+    assert found.verdict(records) == Verdict.UNDECIDED
+    nulls = {f"c2b.null.{m}": {"value": 0.99} for m in TEACHERS}
+    assert found.null_verdicts(nulls) == {"trained models": Verdict.REPRODUCED}
+
+
 def test_the_verdict_waits_for_a_flat_curve(rungs):
     assert solution_verdicts.judged("c2b", "law", 0.98) == Verdict.UNDECIDED, "one length"
     lengths(rungs, 0.6, 0.9)
