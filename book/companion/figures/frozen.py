@@ -37,10 +37,11 @@ def refinements(axes: Axes, found: Mapping[tuple[str, int], Interval], own: floa
 
 
 def lines(axes: Axes, found: Mapping[str, float]) -> None:
-    """Draw nulls as grey dotted lines with their names at the right end."""
+    """Draw nulls as grey dotted lines with their names at the right end, the lowest's below its line."""
     for name, value in found.items():
         axes.axhline(value, color="0.5", linestyle=":", linewidth=1.2, zorder=1)
-        axes.text(0.99, value, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+        look: dict[str, Any] = {"ha": "right", "va": "top" if value == min(found.values()) else "bottom", "fontsize": 8}
+        axes.text(0.99, value, name, transform=axes.get_yaxis_transform(), **look)
 
 
 def by_layer(axes: Axes, values: Sequence[float], label: str, **look: Any) -> None:

@@ -104,7 +104,6 @@ def test_changes_are_what_they_are_called(language_model):
     orders = {tuple(language_model.reading(f"shuffled-{seed}").tolist()) for seed in range(6)}
     assert len(orders) == 1  # two layers have one other order
     assert tuple(language_model.reading().tolist()) not in orders
-    assert tuple(language_model.reading().tolist()) in orders
 
 
 def test_a_refined_flow_is_read_at_the_layers_own_depths(encoder):
