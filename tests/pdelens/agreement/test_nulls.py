@@ -5,7 +5,7 @@ import torch
 
 from companion.theory import cosine
 from pdelens import Flow, compare
-from pdelens.agreement import matching, measures, nulls
+from pdelens.agreement import measures, nulls
 
 
 def flow_of(attention, seed, **kwargs):
@@ -77,24 +77,6 @@ def test_shuffles_leave_nothing_in_place(attention):
         assert all(a is not b for a, b in zip(nulls.shuffled_layers(flow, seed), flow.attention, strict=True))
         for maps, own in zip(nulls.other_input(flow, seed), flow.attention, strict=True):
             assert not bool((maps == own).flatten(1).all(1).any())
-
-
-def test_heads_are_matched_back(attention):
-    flow = flow_of(attention, 1, heads=5)
-    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(3)]
-    mixed = flow.permute_heads(orders)
-    found = matching.match_heads(mixed, flow)
-    back = mixed.permute_heads(found)
-    assert all(torch.equal(a, b) for a, b in zip(back.attention, flow.attention, strict=True))
-
-
-def test_heads_are_aligned_along_depth(attention):
-    first = attention(heads=5)
-    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(4)]
-    layers = [first] + [0.9 * first[:, order] + 0.1 / 7 for order in orders]
-    aligned = Flow(attention=layers).permute_heads(matching.align_heads(Flow(attention=layers)))
-    for layer in aligned.attention[1:]:
-        assert float(measures.cosine(layer, first).min()) > 0.99
 
 
 def test_affine_null_finds_an_affine_flow_and_identity_a_still_one():
@@ -249,19 +231,27 @@ def test_the_mean_map_is_over_the_examples_that_have_the_row(padded):
         torch.testing.assert_close(found[0, 1, row], sum(there) / len(there))
 
 
-def test_heads_are_matched_by_the_best_sum_of_centred_cosines(attention):
-    ours, theirs = Flow(attention=[attention(heads=4, seed=1)]), Flow(attention=[attention(heads=4, seed=2)])
-    middle = theirs.attention[0].mean((0, 1))
+def test_another_inputs_missing_rows_are_uniform(padded):
+    known, held, _ = padded
+    missing = 0
+    for flow in (known, held):
+        order = nulls._derangement(flow.examples, 0).tolist()
+        for layer, found in enumerate(nulls.other_input(flow)):
+            for example, other in enumerate(order):
+                length = int(flow.mask[example].sum())
+                for row in range(length):
+                    kept = flow.attention[layer][other, 1, row, :length]
+                    even = not bool(flow.mask[other, row])
+                    wanted = torch.full_like(kept, 1 / length) if even else kept / kept.sum()
+                    torch.testing.assert_close(found[example, 1, row, :length], wanted)
+                    missing += even and length == 6
+    assert missing, "a whole example beside a shorter one must occur"
 
-    def agreement(order):
-        turned = ours.permute_heads([torch.tensor(order)]).attention[0]
-        return float(measures.centred_cosine(turned, theirs.attention[0], middle).mean(0).sum())
 
-    best = max(itertools.permutations(range(4)), key=agreement)
-    assert tuple(matching.match_heads(ours, theirs)[0].tolist()) == best != (0, 1, 2, 3)
-    both = Flow(attention=[theirs.attention[0], ours.attention[0]])
-    first, second = matching.align_heads(both)
-    assert first.tolist() == [0, 1, 2, 3] and tuple(second.tolist()) == best
+def test_one_layer_has_a_mean_map_too(padded):
+    known, held, _ = padded
+    first = [Flow(attention=flow.attention[:1], mask=flow.mask) for flow in (known, held)]
+    assert torch.equal(nulls.mean_map(*first)[0], nulls.mean_map(known, held)[0])
 
 
 def test_affine_nulls_are_least_squares_over_real_tokens():
@@ -279,3 +269,26 @@ def test_affine_nulls_are_least_squares_over_real_tokens():
         torch.testing.assert_close(found["affine, one step"][layer + 1][mask], step[mask], atol=1e-6, rtol=1e-6)
         moved = moved @ best[:-1] + best[-1]
         torch.testing.assert_close(found["affine, rolled out"][layer + 1][mask], moved[mask], atol=1e-6, rtol=1e-6)
+
+
+def test_means_of_rows_that_one_example_has_are_its_own():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(4) < torch.tensor([[1], [2], [3]])
+    maps = torch.softmax(torch.randn(3, 2, 4, 4, generator=generator), -1)
+    states = torch.randn(3, 4, 5, generator=generator)
+    flow = Flow([states, states], [maps], mask)
+    for row, there in enumerate(([0, 1, 2], [1, 2], [2], [])):
+        wanted = states[there, row].mean(0) if there else torch.zeros(5)
+        torch.testing.assert_close(nulls.mean_states(flow)[1][row], wanted)
+        wanted = maps[there, :, row].mean(0) if there else torch.zeros(2, 4)
+        torch.testing.assert_close(nulls.mean_map(flow)[0][0, :, row], wanted)
+
+
+def test_uniform_nulls_spread_over_each_layers_own_keys(attention):
+    whole = torch.ones(6, 1, 7, 7, dtype=torch.bool)
+    visible = [whole, whole.tril(), whole.triu()]
+    maps = [seen / seen.sum(-1, keepdim=True) for seen in visible]
+    for found, wanted in zip(nulls.uniform(Flow(attention=maps, visible=visible)), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    causal = nulls.uniform(Flow(attention=[maps[1]] * 2, causal=True))
+    assert len(causal) == 2 and all(torch.equal(found, maps[1]) for found in causal)

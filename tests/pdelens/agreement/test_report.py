@@ -216,3 +216,15 @@ def test_the_head_mean_is_the_cosine_of_the_maps_averaged_over_heads(pair):
     found = compare(ours, theirs).head_mean
     a, b = (flow.attention[2][4].double().mean(0).flatten() for flow in pair)
     assert found.shape == (3, 6) and found[2, 4] == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-6)
+
+
+def test_one_negative_weight_is_enough_to_refuse_maps(pair):
+    ours, theirs = pair
+    wrong = [maps.clone() for maps in ours.attention]
+    wrong[1][0, 2, 3, 4] = -1e-3
+    with pytest.raises(ValueError, match="the Flow has negative weights, or no real ones, in layer 1"):
+        compare(wrong, theirs)
+    with pytest.raises(ValueError, match="null 'whole' has negative weights, or no real ones, in layer 0"):
+        compare(ours, theirs, {"whole": [maps.long() for maps in ours.attention]})
+    wrong[1][0, 2, 3, 4] = -5e-7
+    compare(wrong, theirs)

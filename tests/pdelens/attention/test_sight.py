@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pdelens.attention.masks import HIDDEN, sight_of
+from pdelens.attention.masks import HIDDEN, SELF_MASKS, sight_of, token_mask
 from pdelens.attention.runs import Seen
 
 REAL = torch.arange(6) < torch.tensor([[4], [6]])
@@ -103,3 +103,38 @@ def test_keys_that_a_module_added_are_seen_by_all():
     """`add_zero_attn` puts a key behind the sequence's own."""
     sight = sight_of([call(keys=7, real=torch.ones(2, 6, dtype=torch.bool))], None, None, maps((6, 7)))
     assert not sight.causal and torch.equal(sight.visible[0], torch.ones(2, 1, 6, 7, dtype=torch.bool))
+
+
+def test_one_key_ahead_is_ahead():
+    near = torch.ones(6, 6, dtype=torch.bool).tril(1)
+    sight = sight_of([call(mask=near)], None, None, maps((6, 6)))
+    assert not sight.causal and torch.equal(sight.visible[0], near.expand(2, 1, 6, 6))
+    padded = sight_of([call(mask=near & REAL[:, None, None, :])], None, None, maps((6, 6)))
+    assert padded.mask is not None and torch.equal(padded.mask, REAL) and not padded.causal
+    weights = torch.zeros(2, 3, 6, 6)
+    weights[0, 0, 2, 3] = 1e-3
+    assert not sight_of([call(known=False)], None, None, [weights]).causal
+
+
+def test_padding_masks_say_what_is_hidden_and_others_what_is_shown():
+    for name, given in (
+        ("src_key_padding_mask", ~REAL),
+        ("src_key_padding_mask", torch.zeros(2, 6).masked_fill(~REAL, float("-inf"))),
+        ("tgt_key_padding_mask", (~REAL).long()),
+        ("attention_mask", REAL),
+        ("attention_mask", REAL.long()),
+        ("attention_mask", REAL.float()),
+        ("mask", torch.zeros(2, 6).masked_fill(~REAL, -1e4)),
+    ):
+        found = token_mask({name: given}, {name: None}, SELF_MASKS, None)  # type: ignore[dict-item]
+        assert found is not None and found.dtype == torch.bool and torch.equal(found, REAL), name
+    before = torch.ones(2, 6, dtype=torch.bool)
+    known = {"attention_mask": None}
+    for given, wanted in (
+        ({}, before),
+        ({"attention_mask": None}, None),
+        ({"attention_mask": REAL[:, None, None, :]}, before),
+        ({"attention_mask": [[1, 0]]}, before),
+    ):
+        assert token_mask(given, known, SELF_MASKS, before) is wanted  # type: ignore[arg-type]
+    assert token_mask({"attention_mask": REAL}, {}, SELF_MASKS, before) is before

@@ -116,3 +116,11 @@ def test_explicit_maps_are_read_as_their_own_softmax(small):
     assert torch.equal(counted, (maps > 0).sum(-1).flatten(0, 1))
     wanted = (maps / maps.sum(-1, keepdim=True)).flatten(0, 1)
     torch.testing.assert_close(found[counted > 0], wanted[counted > 0])
+
+
+@pytest.mark.parametrize("bad", [-1e-3, math.nan, math.inf])
+def test_one_wrong_weight_among_many_is_refused(bad):
+    maps = torch.softmax(random(1, 2, 4, 5), -1)
+    maps[0, 1, 2, 3] = bad
+    with pytest.raises(ValueError, match="negative or not finite"):
+        TiledMaps(maps)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pdelens.information import auto
 from pdelens.information.copulas import Copula, Fit
 from pdelens.information.estimate import mutual_information
-from pdelens.information.gaussian import student_excess
+from pdelens.information.gaussian import gaussian_copula, normal_scores, student_excess
 from pdelens.information.ksg import ksg
 from pdelens.information.tasks import additive_uniform, bivariate, crossing, sparse, student, task
 
@@ -216,3 +217,63 @@ def test_noise_of_a_weighted_sum_is_the_datas_and_that_of_the_samples_mean():
     data = np.var(own @ weights, ddof=1)
     samples = ((residuals @ weights - (residuals @ weights).mean()) ** 2).sum() / 8 / 10
     assert auto._noise(misfit(0, 0, residuals=residuals), own, weights) == pytest.approx((data + samples) ** 0.5)
+
+
+def calibration(truth, informations=None):
+    rho = (1 - np.exp(-2 * truth)) ** 0.5
+    fitted = Fit(Copula(np.array([[1, rho], [rho, 1]]), 1), truth)
+    return fitted, auto.Calibration(fitted.copula, np.full(24, truth) if informations is None else informations, [])
+
+
+@pytest.mark.parametrize("slope", [0.3, 0.05, -0.05, -0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.5])
+def test_what_is_added_is_the_line_at_no_neighbours_held_back_by_noise(slope, noise):
+    random, ladder, truth, columns = np.random.default_rng(0), np.array([3.0, 5.0, 10.0, 20.0]), 0.8, 5
+    expected = truth - 0.1 + 0.02 * ladder**0.4
+    own, residuals = noise * random.standard_normal((16, 4)), noise * random.standard_normal((10, 4))
+    found = misfit(expected + 0.4 - slope * ladder**0.3, expected, residuals=residuals)
+    result = auto._corrected(*calibration(truth), found, (400, columns), own)
+    values, reached, errors, left = [], [], [], []
+    for power in (1 / columns, 2 / columns):
+        x = ladder**power
+        line = x.mean() * (x.mean() - x) / ((x - x.mean()) ** 2).sum() + 1 / 4  # least squares, read at 0
+        step = line @ found.beyond - found.beyond[2]
+        plain = np.array([0, 0, 1.0, 0])
+        spread = np.hypot(np.std(own @ (line - plain), ddof=1), np.std(residuals @ (line - plain), ddof=2) / 10**0.5)
+        weights = plain + max(0, 1 - (spread / step) ** 2) * (line - plain)
+        reached.append(truth + line @ found.beyond)
+        values.append(truth + weights @ found.beyond)
+        errors.append(np.hypot(np.std(own @ weights, ddof=1), np.std(residuals @ weights, ddof=2) / 10**0.5))
+        left.append(weights @ expected - truth)
+    plain_value = truth + found.beyond[2]
+    wanted = max(np.mean(values), min(plain_value, 0))
+    margin = np.hypot(stats.t(8).ppf(0.975) * max(errors), np.mean(left))
+    assert result.value == pytest.approx(wanted, abs=1e-9) and result.bias == pytest.approx(np.mean(left), abs=1e-9)
+    low, high = min(wanted, *values, *reached) - margin, max(wanted, *values, *reached) + margin
+    assert result.interval == pytest.approx((min(max(0, low), wanted), max(0, high)), abs=1e-9)
+    far = max(reached, key=lambda value: abs(value - plain_value)) - plain_value
+    told = [warning for warning in result.warnings if "extrapolated to none" in warning]
+    assert bool(told) == bool(abs(far) > 0.2 * abs(wanted))
+    assert not told or f"lie {far:+.3f} of {wanted:.3f} nats" in told[0]
+
+
+@pytest.mark.parametrize(("beyond", "seen"), [(0.0, 0.5), (0.3, 0.5), (-0.3, 0.5), (0.3, 0.05), (0.3, 1.3)])
+def test_a_copula_that_holds_has_what_was_not_seen_in_its_interval(beyond, seen):
+    random, truth = np.random.default_rng(0), 0.8
+    informations = truth + 0.04 + 0.05 * random.standard_normal(24)
+    residuals = 0.01 * random.standard_normal((10, 1))
+    found = misfit(seen * truth + beyond, seen * truth, (10,), residuals)
+    result = auto._elliptical(*calibration(truth, informations), found, 400)
+    error = ((residuals**2).sum() / 8 * 1.1) ** 0.5
+    departure = max(abs(beyond), error) / min(max(seen, 0.2), 1)
+    margin = stats.t(23).ppf(0.975) * np.hypot(informations.std(ddof=1), departure)
+    value = truth - (informations.mean() - truth)
+    assert result.value == pytest.approx(value) and result.elliptical
+    assert result.interval == pytest.approx((max(0, value - margin), value + margin))
+
+
+def test_the_quick_statistic_is_a_mean_of_two():
+    x, y = sparse(3, 3).sample(200, 0)
+    for k in (3, 10):
+        both = gaussian_copula(x, y), ksg(normal_scores(x), normal_scores(y), neighbours=k)
+        assert auto.quick(k)(x, y) == pytest.approx(sum(both) / 2, abs=1e-12)

@@ -110,3 +110,24 @@ def test_ranks_are_places_in_each_column():
     rows = np.random.default_rng(0).standard_normal((30, 4))
     found = ranks(rows)
     assert all(found[i, j] == (rows[:, j] < rows[i, j]).sum() for i in range(30) for j in range(4))
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.5, 4.0, 10.0, 25.0, 50.0])
+@pytest.mark.parametrize("top", [0.09, 0.23, 0.6])
+def test_freedom_is_refined_to_the_top_of_a_parabola_within_its_neighbours(freedom, top, monkeypatch):
+    def height(value):
+        away = 1 / value - top
+        return -(away**2) - 0.3 * away**3
+
+    monkeypatch.setattr(copulas, "_scatter", lambda *_, **__: None)
+    monkeypatch.setattr(copulas, "_log_likelihood", lambda ranks, scatter, value: height(value))
+    tried = copulas._FREEDOMS
+    place = tried.index(freedom)
+    found = copulas._refined(None, None, freedom)
+    if freedom in (tried[0], tried[-1]):
+        assert found == freedom
+        return
+    near = tried[place - 1 : place + 2]
+    a, b, _ = np.linalg.solve([[1 / v**2, 1 / v, 1] for v in near], [height(v) for v in near])
+    highest = -b / (2 * a)
+    assert found == pytest.approx(min(max(1 / highest, near[0]), near[2]))

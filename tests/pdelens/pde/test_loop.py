@@ -101,7 +101,10 @@ def test_gradients_are_those_of_the_last_loss_and_clipped_before_the_step():
 
 @pytest.mark.parametrize("keep_before", [False, True, None])
 def test_the_checkpoint_before_is_kept_where_asked_for_and_used_where_the_newest_is_torn(tmp_path, keep_before):
-    path, settings = tmp_path / "deep" / "c.safetensors", {} if keep_before is None else {"keep_before": keep_before}
+    path, settings = (
+        tmp_path / "deep" / "er" / "c.safetensors",
+        {} if keep_before is None else {"keep_before": keep_before},
+    )
     model, optimizer = line()
     for number in (1, 2):
         with torch.no_grad():
