@@ -99,7 +99,8 @@ def test_readme_says_what_was_recorded():
         "laws.text.k1.cosine": "and {:.2f}, three laws",
         "laws.image.k3.cosine": "three laws to {:.2f} and",
         "laws.text.k3.cosine": "and {:.2f}; the last doubling",
-        "depth.refine.image.16": "attention keeps a cosine of {:.2f}.",
+        "depth.refine.trained.converged": "attention keeps a cosine of {:.2f} with the model",
+        "depth.refine.null.trained.mean-map": "which sees no input, has {:.2f}.",
         "fails.split.image.rest": "it misses {:.2f} (images)",
         "fails.split.text.rest": "and {:.2f} (texts) of what no affine map",
         "fails.split.image.k3.rest": "modes in depth-time {:.2f} and",
@@ -112,23 +113,30 @@ def test_readme_says_what_was_recorded():
         "atlas.dinov2.remainder.matched": "and {:.2f}. And beside",
         "info.table.ksg.pair": "estimate shows {:.2f} of",
         "info.task.pair": "of {:.2f} nats; two bounds",
-        "info.bounds.missing": "are both {:.0f} nats wrong in 64",
+        "info.bounds.missing": "are both {:.0f} nats wrong in 64.",
     }.items():
         said.append(text.format(known[key]["value"]))
         assert said[-1] in readme, key
     for key, text in {
-        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures rightly",
-        "teachers.plain.image-neighbours": "(five nearest neighbours {:.1%});",
+        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures correctly",
+        "teachers.plain.image-neighbours": "(five nearest neighbours {:.1%},",
+        "teachers.plain.image-dense": "a perceptron of equal size {:.1%});",
         "teachers.text-classifier.accuracy": "text classifiers {:.1%} of windows",
         "teachers.plain.text-48-tfidf-1": "a bag of words has {:.1%}.",
     }.items():
         said.append(text.format(known[key]["value"]).replace("%", " %"))
         assert said[-1] in readme, key
+    covered = [100 * known[f"info.{kind}.coverage"]["value"] for kind in ("auto", "held.auto")]
+    said.append(
+        "truth in {:.0f} % of its intervals over the tasks that it was built with, and in {:.0f} % over".format(
+            *covered
+        )
+    )
     gained = known["laws.image.k3.cosine.gained"]["value"]
     said.append(f"still gained {100 * gained:.0f} % of what three laws miss on images")
     verdict = register()[0].reading_verdicts(known)["converged"]
     said.append(f"so the claim is *{verdict.value}*")
-    for text in said[-2:]:
+    for text in said[-3:]:
         assert text in readme
     for text in said:
         assert text in readme
