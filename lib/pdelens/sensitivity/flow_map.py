@@ -162,7 +162,8 @@ class Layers:
         entered = [step.entered for step in self.found.steps]
         assert all(state is not None for state in entered)
         self._entered: list[Tensor] = entered  # type: ignore[assignment]
-        self._crossed = oriented(self._entered, self.found)[0].shape != self._entered[0].shape
+        turned = oriented(self._entered, self.found) if self.found.calls else self._entered
+        self._crossed = turned[0].shape != self._entered[0].shape
 
     @property
     def depth(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -122,7 +123,7 @@ def lyapunov_exponents(
         _doors.is_a("flow_maps", one, FlowMap, "what `flow_map` returns")
     for name, value, least in (("count", count, 1), ("rounds", rounds, 1), ("oversampling", oversampling, 0)):
         _doors.whole(name, value, least)
-    for before, after in zip(flow_maps, flow_maps[1:], strict=False):
+    for before, after in pairwise(flow_maps):
         if before.depths[1] != after.depths[0] or before.point.shape != after.point.shape:
             raise ValueError(f"a map of depths {before.depths} is followed by one of {after.depths}: they are to meet.")
     examples, tokens, width = flow_maps[0].point.shape

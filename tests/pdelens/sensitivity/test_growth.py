@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def small_model(seed=0):
 def steps_of(pde, u, count, substeps=64):
     """Return the flow maps of as many equal parts of an equation's depth, each from where the one before ends."""
     ends, maps = [pde.depth * n / count for n in range(count + 1)], []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         maps.append(flow_map(pde, u, start, end, substeps=substeps))
         u = maps[-1].value
     return maps
