@@ -206,6 +206,10 @@ class Layers:
             if place in given:
                 args, kwargs = _replaced(args, kwargs, self._turned(given[place]))
             state = _state_of(args, kwargs)
+            if torch.is_grad_enabled() and not state.requires_grad:
+                # Where nothing before it learns (frozen weights, states as inputs), the graph begins here.
+                state = state.detach().requires_grad_()
+                args, kwargs = _replaced(args, kwargs, state)
             states[place] = self._turned(state)
             if place == until:
                 raise _Reached

@@ -155,15 +155,11 @@ def _carried(basis: Tensor, products) -> tuple[Tensor, list[Tensor]]:
 def _log_singular(triangles: Sequence[Tensor]) -> Tensor:
     """Return the logarithms of the singular values of `R_n ... R_1`, in falling order, whatever its size.
 
-    From the scaled product where a value keeps its digits there. Of smaller ones the diagonals' logarithms are summed:
-    on directions that rounds there and back have turned into the singular ones the product is nearly diagonal.
+    Every factor is scaled by its largest entry. Small values keep their digits: after rounds there and back the product
+    is nearly diagonal, and of such a graded triangle they are known to a relative precision.
     """
     scale = torch.stack([one.abs().amax((-2, -1)) for one in triangles])
     product = triangles[0] / scale[0, :, None, None]
     for one, size in zip(triangles[1:], scale[1:], strict=True):
         product = one / size[:, None, None] @ product
-    values = torch.linalg.svdvals(product)
-    logs = values.clamp_min(1e-300).log() + scale.log().sum(0)[:, None]
-    diagonals = torch.stack([one.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-300).log() for one in triangles]).sum(0)
-    known = values > 1e-8 * values[:, :1]
-    return torch.where(known, logs, diagonals.sort(dim=-1, descending=True).values)
+    return torch.linalg.svdvals(product).clamp_min(1e-300).log() + scale.log().sum(0)[:, None]

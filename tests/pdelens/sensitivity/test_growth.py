@@ -1,5 +1,4 @@
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -32,26 +31,17 @@ def small_model(seed=0):
     return model, torch.randint(1, 20, (2, 5), generator=torch.Generator().manual_seed(1))
 
 
-def steps_of(pde, u, count, substeps=64):
-    """Return the flow maps of as many equal parts of an equation's depth, each from where the one before ends."""
-    ends, maps = [pde.depth * n / count for n in range(count + 1)], []
-    for start, end in pairwise(ends):
-        maps.append(flow_map(pde, u, start, end, substeps=substeps))
-        u = maps[-1].value
-    return maps
-
-
 def test_a_linear_equation_has_the_singular_values_of_its_exponential():
     generator = random(3, 3, seed=4)
-    found = jacobian_spectrum(flow_map(linear(generator, 1.5), random(2, 1, 3), substeps=256), 3)
+    found = jacobian_spectrum(flow_map(linear(generator, 1.5), random(2, 1, 3), substeps=48), 3)
     exact = torch.linalg.svdvals(torch.linalg.matrix_exp(1.5 * generator))
-    torch.testing.assert_close(found.values, exact.expand(2, -1), atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(found.values, exact.expand(2, -1), atol=1e-6, rtol=1e-6)
     assert found.exact and not found.error.any()
 
 
 def test_a_shear_grows_at_first_and_a_rotation_never():
     for generator, largest in ((ROTATION, 1.0), (SHEAR, (3 + math.sqrt(13)) / 2)):
-        found = jacobian_spectrum(flow_map(linear(generator), random(1, 1, 2), substeps=256), 2)
+        found = jacobian_spectrum(flow_map(linear(generator), random(1, 1, 2), substeps=48), 2)
         assert float(found.values[0, 0]) == pytest.approx(largest, abs=1e-6)
         assert float(found.values.prod()) == pytest.approx(1.0, abs=1e-6), "both leave areas as they are"
 
@@ -69,7 +59,7 @@ def test_random_directions_find_what_the_whole_matrix_has_and_say_how_well(monke
     one = flow_map(model, tokens)
     exact = torch.linalg.svdvals(matrix_of(one))
     monkeypatch.setattr(singular, "DENSE", 1)
-    for rounds in (1, 30):
+    for rounds in (1, 20):
         found = jacobian_spectrum(one, 5, rounds=rounds)
         assert not found.exact and found.values.shape == found.error.shape == (2, 5)
         # Within each error lies a true value.
@@ -100,7 +90,7 @@ def test_influence_is_the_norm_of_every_block():
     assert not none.any()
     found, error = influence(one, draws=7, seed=3)
     off = ((found - blocks) / error).abs()
-    assert error.min() > 0 and off.median() < 1.5 and (off < 6).all()
+    assert error.min() > 0 and 0.6 < float(off.square().mean().sqrt()) < 1.7 and (off < 6).all()
 
 
 def test_a_causal_model_is_not_influenced_by_what_comes_later():
@@ -167,27 +157,56 @@ def test_padded_tokens_are_neither_changed_nor_counted_in_a_size():
     assert float(found.factor) == pytest.approx(math.exp(0.5), rel=1e-6)
 
 
+class Linear(torch.nn.Module):
+    """Layers that are matrices: as many maps as one likes, without a solver."""
+
+    def __init__(self, matrices):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(len(m), len(m), bias=False).double() for m in matrices)
+        for layer, matrix in zip(self.layers, matrices, strict=True):
+            layer.weight.data = matrix.clone()
+
+    def forward(self, u):
+        for layer in self.layers:
+            u = layer(u)
+        return u
+
+
+def maps_of(*matrices):
+    model, u = Linear(matrices), torch.zeros(1, 1, len(matrices[0]), dtype=torch.float64)
+    return [flow_map(model, u, depth, depth + 1) for depth in range(len(matrices))]
+
+
 def test_exponents_of_a_linear_equation_are_the_logarithms_of_its_exponentials_singular_values():
     generator = random(4, 4, seed=5)
-    maps = steps_of(linear(generator, 3.0), random(2, 1, 4), 3)
-    exact = torch.linalg.svdvals(torch.linalg.matrix_exp(3.0 * generator)).log() / 3
-    torch.testing.assert_close(lyapunov_exponents(maps, 4), exact.expand(2, -1), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(lyapunov_exponents(maps, 2, oversampling=2)[0], exact[:2], atol=1e-6, rtol=1e-6)
+    pde, u = linear(generator, 2.0), random(2, 1, 4)
+    first = flow_map(pde, u, 0, 1, substeps=24)
+    maps = [first, flow_map(pde, first.value, 1, 2, substeps=24)]
+    exact = torch.linalg.svdvals(torch.linalg.matrix_exp(2.0 * generator)).log() / 2
+    torch.testing.assert_close(lyapunov_exponents(maps, 4, rounds=3), exact.expand(2, -1), atol=1e-5, rtol=1e-5)
+
+
+def test_exponents_are_of_the_product_and_not_of_its_factors():
+    one, other = random(3, 3, seed=8), random(3, 3, seed=9)
+    exact = torch.linalg.svdvals(other @ one).log() / 2
+    torch.testing.assert_close(lyapunov_exponents(maps_of(one, other), 3)[0], exact)
+    torch.testing.assert_close(lyapunov_exponents(maps_of(one, other), 1, rounds=40, oversampling=1)[0], exact[:1])
 
 
 def test_exponents_keep_small_values_that_the_product_would_lose():
-    """exp(-60) beside exp(60): further apart than the digits of a float64."""
-    generator = torch.diag(torch.tensor([20.0, -1.0, -20.0], dtype=torch.float64))
-    maps = steps_of(linear(generator, 3.0), torch.zeros(1, 1, 3, dtype=torch.float64), 6, substeps=400)
-    found = lyapunov_exponents(maps, 3)[0]
-    torch.testing.assert_close(found, torch.tensor([20.0, -1.0, -20.0]).double(), atol=1e-3, rtol=1e-3)
-    direct = torch.linalg.svdvals(torch.linalg.matrix_exp(3 * generator + random(3, 3) * 1e-9)).log() / 3
-    assert abs(float(direct[-1]) + 20) > 1, "the product itself has lost it"
+    """exp(-30) beside exp(30): further apart than the digits of a float64."""
+    turn = torch.linalg.qr(random(3, 3))[0]
+    rates = torch.tensor([10.0, -1.0, -10.0], dtype=torch.float64)
+    step = turn @ torch.diag(rates.exp()) @ turn.T
+    found = lyapunov_exponents(maps_of(step, step, step), 3)[0]
+    torch.testing.assert_close(found, rates, atol=1e-3, rtol=1e-3)
+    product = torch.linalg.svdvals(step @ step @ step).clamp_min(1e-300).log() / 3
+    assert abs(float(product[-1]) + 10) > 1, "the product itself has lost it"
 
 
 def test_rotations_neither_grow_nor_shrink():
-    found = lyapunov_exponents(steps_of(linear(ROTATION, 4.0), random(1, 2, 2), 4), 4)
-    assert found.abs().max() < 1e-6
+    turn = torch.linalg.matrix_exp(ROTATION)
+    assert lyapunov_exponents(maps_of(turn, turn, turn, turn), 2).abs().max() < 1e-9
 
 
 def test_exponents_of_a_model_are_those_of_its_whole_jacobian():
