@@ -89,7 +89,7 @@ def lengths(axes: Axes, modality: str, floor: Mapping[str, float]) -> None:
     teacher = TEACHERS[modality]
     taken = [steps(teacher, family) for family in _LENGTHS]
     for number, (measure, label) in enumerate(_MEASURES.items()):
-        look = {"color": f"C{number}", "marker": "os"[number]}
+        look: dict[str, Any] = {"color": f"C{number}", "marker": "os"[number]}
         axes.plot(taken, [by_seed(teacher, family, measure)[0] for family in _LENGTHS], label=label, **look)
         for place, family in zip(taken, _LENGTHS, strict=True):
             mean = results.seed_mean(teacher, family, measure)

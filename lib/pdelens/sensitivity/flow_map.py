@@ -237,8 +237,8 @@ def _is_state(value: Any) -> bool:
 
 
 def _state_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    named = kwargs.get("hidden_states")
-    return next(value for value in (named, *args, *kwargs.values()) if _is_state(value))
+    given: list[Any] = [kwargs.get("hidden_states"), *args, *kwargs.values()]
+    return next(value for value in given if _is_state(value))
 
 
 def _replaced(args: tuple, kwargs: dict, state: Tensor) -> tuple[tuple, dict]:

@@ -60,7 +60,7 @@ def jacobian_spectrum(
         left, values, right = torch.linalg.svd(matrix_of(flow_map), full_matrices=False)
         shape = (examples, -1, tokens, width)
         ways = [one.view(shape)[:, :count].transpose(0, 1) for one in (right, left.mT.contiguous())]
-        return SingularValues(values[:, :count], torch.zeros_like(values[:, :count]), *ways, True)
+        return SingularValues(values[:, :count], torch.zeros_like(values[:, :count]), ways[0], ways[1], True)
     generator = torch.Generator().manual_seed(seed)
     block = min(count + oversampling, smallest)
     drawn = torch.randn(block, examples, tokens, width, generator=generator, dtype=torch.float64)
