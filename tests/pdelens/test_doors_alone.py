@@ -8,7 +8,9 @@ from pdelens import _doors
 
 
 @pytest.mark.parametrize(
-    "given", [3, 2.5, "01", "", [], [0, 1.5], [0, "1"], {0: 1}, iter([0]), np.array([0, 1])], ids=str
+    "given",
+    [3, 2.5, "01", "", [], [0, 1.5], [0, "1"], {0: 1}, iter([0]), np.array([0, 1])],
+    ids=lambda given: type(given).__name__,
 )
 def test_what_is_no_row_of_layers_is_refused(given):
     with pytest.raises(ValueError, match=r"^layers=.* were given: whole numbers, at least one, are wanted"):

@@ -175,7 +175,7 @@ def test_an_equation_is_of_its_teachers_sizes_and_its_own_seed(image):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "modes"), itertools.product(("image-patch4-seed0", "text-classifier-seed0"), (1, 3))
+    ("teacher", "modes"), list(itertools.product(("image-patch4-seed0", "text-classifier-seed0"), (1, 3)))
 )
 def test_depth_dependent_equations_follow_the_teacher_for_longer(teacher, modes):
     plan = specs.refined(teacher, modes)
