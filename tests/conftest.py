@@ -55,15 +55,6 @@ def project_copy(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def one_thread():
-    """Give small tensors one thread: on few or busy cores several cost many times what they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def attention():
     """Give a maker of random row-stochastic maps (batch, heads, tokens, tokens)."""
 

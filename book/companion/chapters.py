@@ -21,7 +21,7 @@ from unittest.mock import patch
 import jupytext
 import nbformat
 
-from . import seals
+from . import poster, seals
 from .paths import checksums, root
 
 # Where the two packages lie that chapters use.
@@ -225,6 +225,8 @@ def run(path: Path, scale: str, device: str, *, force: bool = False) -> None:
     seals.seal(path.stem, notebook)
     notebook.metadata["pdelens"] = {"digest": digest(path)}
     write(notebook, notebook_path(path.stem))
+    if path.stem == poster.CHAPTER:
+        poster.update()
 
 
 def _say_what_changes(committed: Path, made: Path) -> None:

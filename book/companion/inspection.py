@@ -16,7 +16,7 @@ from .records import GLUE
 TAGS = {"parameters", "nbval-ignore-output", "hide-input", "remove-input", "remove-cell"}
 # What a replay leaves out beside the footers: 09 prints whole live estimates, to digits that differ by machine; the
 # numbers that its prose reads are recorded apart.
-LEFT_OUT = {"09-information": 1}
+LEFT_OUT = {"16-information": 1}
 
 
 def faults(path: Path) -> list[str]:

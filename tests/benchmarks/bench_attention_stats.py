@@ -16,7 +16,7 @@ from pdelens.attention.pairs import attention_cosine
 
 
 @pytest.fixture(autouse=True)
-def without_gradients(one_thread):
+def without_gradients():
     with torch.no_grad():
         yield
 

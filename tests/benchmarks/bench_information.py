@@ -19,7 +19,7 @@ SAMPLES, NEIGHBOURS = 5000, 10
 
 
 @pytest.fixture(autouse=True)
-def alone(one_thread):
+def alone():
     with torch.no_grad():
         yield
 

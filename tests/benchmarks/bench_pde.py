@@ -1,6 +1,5 @@
 """What solving costs, as ratios in one run (`make bench`); nothing here passes or fails by the clock."""
 
-import pytest
 import torch
 from timing import compare_times
 
@@ -9,7 +8,6 @@ from pdelens.pde.equation import PDE
 from pdelens.pde.terms import Diffusion
 
 
-@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def test_fixed_steps_against_a_hand_written_loop():
     lattice = Grid(4, 4)
@@ -29,7 +27,6 @@ def test_fixed_steps_against_a_hand_written_loop():
     compare_times("96 Lie steps at state (16, 64)", ours, by_hand, "a hand-written loop", 1.1)
 
 
-@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def test_heat_equation_against_torchdiffeq():
     from torchdiffeq import odeint
@@ -49,7 +46,6 @@ def test_heat_equation_against_torchdiffeq():
         compare_times(f"heat equation, 96 steps of {method}", ours, peer, f"torchdiffeq's {theirs}", 0.6)
 
 
-@pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def test_a_hundred_runs_in_one_tensor():
     lattice = Grid(4, 4)

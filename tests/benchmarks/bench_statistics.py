@@ -23,7 +23,7 @@ PEERS = ROOT / "_build/peers/bin/python"
 
 
 @pytest.fixture(autouse=True)
-def without_gradients(one_thread):
+def without_gradients():
     with torch.no_grad():
         yield
 

@@ -17,9 +17,6 @@ from companion.teachers import stack as stacked
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def stepper(recipes):
     """Return a function that takes one optimiser step of a stack."""
     stack = stacked.Stack(recipes, DEVICE)

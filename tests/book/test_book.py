@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pdelens
-from companion import chapters, records, sphinx_api
+from companion import chapters, poster, records, sphinx_api
 from companion.claims.register import register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,8 @@ def test_notebook_is_portable(path):
     assert not re.search(r'"/(home|root|tmp|work|Users)/', text)
     for cell in notebook["cells"]:
         assert not [o for o in cell.get("outputs", []) if o.get("name") == "stderr"]
-        assert not [o for o in cell.get("outputs", []) if o["output_type"] == "error"]
+        kinds = [o["output_type"] for o in cell.get("outputs", [])]
+        assert not {"error", "execute_result"} & set(kinds), "a cell's last value is not a reader's matter: name it _"
     assert (ROOT / "book/chapters" / f"{path.stem}.md").exists()
 
 
@@ -68,8 +69,8 @@ def test_statements_carry_their_status(path):
 @by_stem
 def test_chapter_opens_and_closes_as_every_chapter(path):
     code = [cell for cell in chapters.read_source(path).cells if cell.cell_type == "code"]
-    assert code[0].metadata["tags"] == ["parameters"]
-    assert code[0].source.split() == 'device = "auto" seed = 0 scale = "book"'.split()
+    assert "parameters" in code[0].metadata["tags"]
+    assert code[0].source.split()[:9] == 'device = "auto" seed = 0 scale = "book"'.split()
     assert code[-1].source == "companion.finish_chapter()" and "nbval-ignore-output" in code[-1].metadata["tags"]
     for cell in code:
         assert not re.search(r"[\"'](\.\.|/|data/|book/)", cell.source), "a chapter holds no paths"
@@ -90,54 +91,66 @@ def test_readme_says_what_was_recorded():
     for key, text in {
         "untrained.text.uniform": "cosine of {:.3f} with the",
         "trained.text.uniform": "constant map scores {:.2f},",
-        "trained.text.mean-map": "never looks at the input {:.2f};",
-        "ceiling.image.cosine": "agree to {:.2f}.",
-        "depth.refine.image.16": "attention keeps a cosine of {:.2f}.",
+        "trained.text.mean-map": "never looks at the input {:.2f}.",
         "attn.image.full-k1-one-step.one-step.cosine": "attention agrees to {:.2f} (images)",
         "attn.text.full-k1-one-step.one-step.cosine": "and {:.2f} (texts) at one step",
         "attn.image.full-k1-one-step.converged.cosine": "and to {:.2f} and",
         "attn.text.full-k1-one-step.converged.cosine": "and {:.2f} as a converged solution",
-        "c2b.null.image": "best nulls have {:.2f} and",
-        "c2b.null.text": "and {:.2f}. Calibrated so",
-        "attn.image.full-k1.converged.cosine": "solution agrees to {:.2f} and",
-        "attn.text.full-k1.converged.cosine": "and {:.2f}. - **What escapes",
+        "laws.image.k1.cosine": "one law agrees to {:.2f} and",
+        "laws.text.k1.cosine": "and {:.2f}, three laws",
+        "laws.image.k3.cosine": "three laws to {:.2f} and",
+        "laws.text.k3.cosine": "and {:.2f}; the last doubling",
+        "depth.refine.trained.converged": "attention keeps a cosine of {:.2f} with the model",
+        "depth.refine.null.trained.mean-map": "which sees no input, has {:.2f}.",
         "fails.split.image.rest": "it misses {:.2f} (images)",
         "fails.split.text.rest": "and {:.2f} (texts) of what no affine map",
         "fails.split.image.k3.rest": "modes in depth-time {:.2f} and",
-        "fails.split.text.k3.rest": "and {:.2f}. - **In pretrained",
+        "fails.split.text.k3.rest": "and {:.2f}. - **The teachers",
         "atlas.minilm.remainder.generator": "is missed by {:.2f},",
         "atlas.smollm2.remainder.generator": ", {:.2f} and",
         "atlas.dinov2.remainder.generator": "and {:.2f} of what it does to real",
         "atlas.minilm.remainder.matched": "moments misses {:.2f},",
         "atlas.smollm2.remainder.matched": ", {:.2f} and",
-        "atlas.dinov2.remainder.matched": "and {:.2f}. The best null",
+        "atlas.dinov2.remainder.matched": "and {:.2f}. And beside",
         "info.table.ksg.pair": "estimate shows {:.2f} of",
         "info.task.pair": "of {:.2f} nats; two bounds",
-        "info.bounds.missing": "are both {:.0f} nats wrong in 64",
+        "info.bounds.missing": "are both {:.0f} nats wrong in 64.",
     }.items():
         said.append(text.format(known[key]["value"]))
         assert said[-1] in readme, key
     for key, text in {
-        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures rightly",
-        "teachers.plain.image-linear": "(a linear model {:.1%});",
+        "teachers.image-patch4.accuracy": "name {:.1%} of test pictures correctly",
+        "teachers.plain.image-neighbours": "(five nearest neighbours {:.1%},",
+        "teachers.plain.image-dense": "a perceptron of equal size {:.1%});",
         "teachers.text-classifier.accuracy": "text classifiers {:.1%} of windows",
         "teachers.plain.text-48-tfidf-1": "a bag of words has {:.1%}.",
     }.items():
         said.append(text.format(known[key]["value"]).replace("%", " %"))
         assert said[-1] in readme, key
-    covered = [100 * known[f"info.auto.coverage{kind}"]["value"] for kind in ("", ".other")]
-    said.append("in {:.0f} % of its intervals over all tasks with known answers, {:.0f} % where".format(*covered))
-    models = ("minilm", "smollm2", "dinov2")
-    diffusive = [known[f"atlas.{model}.trained.share.diffusive"]["value"] for model in models]
-    said.append("{:.0f} %, {:.0f} % and {:.0f} % are local".format(*(100 * share for share in diffusive)))
-    best = [known[f"atlas.{model}.null.mean-map"]["value"] for model in models]
-    said.append("0.98 claim scores {:.2f}, {:.2f} and {:.2f} there".format(*best))
+    covered = [100 * known[f"info.{kind}.coverage"]["value"] for kind in ("auto", "held.auto")]
+    said.append(
+        "truth in {:.0f} % of its intervals over the tasks that it was built with, and in {:.0f} % over".format(
+            *covered
+        )
+    )
+    gained = known["laws.image.k3.cosine.gained"]["value"]
+    said.append(f"still gained {100 * gained:.0f} % of what three laws miss on images")
+    verdict = register()[0].reading_verdicts(known)["converged"]
+    said.append(f"so the claim is *{verdict.value}*")
+    for text in said[-3:]:
+        assert text in readme
     for text in said:
         assert text in readme
         readme = readme.replace(text, re.sub(r"\d", "#", text), 1)
     # What is left is no result: the paper's number and claim, versions of Python, and how large a download is.
     left = set(re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])|\d+(?= ?%)", re.sub(r"`[^`]*`", "", readme)))
     assert left <= {"2408.09523", "0.98", "3.11", "3.13", "0.2"}, left
+
+
+def test_the_poster_is_the_pages_own_figure():
+    assert (ROOT / poster.FILE).read_bytes() == poster.of_notebook()
+    for page in ("README.md", "book/index.md"):
+        assert poster.FILE.split("/")[-1] in (ROOT / page).read_text(), page
 
 
 def test_the_api_page_has_every_public_name_once():

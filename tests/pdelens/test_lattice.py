@@ -214,6 +214,16 @@ def test_state_keeps_its_type(dtype):
     assert laplacian(u, Grid(5, 5)).dtype == dtype and advection(u, torch.tensor(0.2), Grid(5, 5)).dtype == dtype
 
 
+def test_a_velocity_is_one_for_all_or_one_a_side_or_a_channel():
+    lattice = Grid(4, 5)
+    u = random_state(lattice, width=3)
+    for shape in ((), (1,), (3,), (1, 1), (2, 1), (1, 3), (2, 3)):
+        velocity = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for scheme in ("upwind", "central"):
+            whole = advection(u, velocity.expand(2, 3), lattice, scheme)
+            torch.testing.assert_close(advection(u, velocity, lattice, scheme), whole, atol=1e-14, rtol=0)
+
+
 # Independent implementations
 
 
@@ -229,6 +239,29 @@ def test_laplacian_against_scipy(boundary, mode):
         torch.testing.assert_close(
             laplacian(u, lattice, 4), torch.from_numpy(fourth).reshape(1, -1, 1), atol=1e-13, rtol=0
         )
+
+
+@pytest.mark.parametrize("lattice", [Grid(4, 5), Grid(4, 5, "periodic"), Grid(4, 5, special=(2, 1))], ids=str)
+def test_upwind_advection_place_by_place(lattice):
+    u = random_state(lattice, width=2, batch=1)
+    velocity = torch.tensor([[0.3, -0.2], [-0.7, 0.4]], dtype=torch.float64)
+    found, field = advection(u, velocity, lattice)[0], lattice.unfold(u)[0]
+    for row in range(4):
+        for column in range(5):
+            for channel in range(2):
+                wanted = 0.0
+                for axis, side in enumerate((4, 5)):
+                    speed = float(velocity[axis, channel])
+                    place = [row, column]
+                    place[axis] += 1 if speed > 0 else -1
+                    inside = (
+                        place[axis] % side if lattice.boundary == "periodic" else min(max(place[axis], 0), side - 1)
+                    )
+                    place[axis] = inside
+                    wanted += abs(speed) * float(field[place[0], place[1], channel] - field[row, column, channel])
+                token = lattice.special[0] + 5 * row + column
+                assert float(found[token, channel]) == pytest.approx(wanted, abs=1e-13)
+    assert bool((found[[k for k in range(lattice.tokens) if not 0 <= k - lattice.special[0] < 20]] == 0).all())
 
 
 def test_special_tokens_and_positions_are_counted():

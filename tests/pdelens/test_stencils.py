@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pdelens import Chain, Grid, _stencils, lattice
-from pdelens._stencils import SecondDifference
+from pdelens._stencils import SecondDifference, padded, second_difference
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])
@@ -52,3 +52,41 @@ def test_function_transforms_pass_through_large_and_small_alike(boundary, monkey
     for small, large in zip(*found, strict=True):
         assert torch.allclose(small, large, atol=1e-13)
     assert torch.allclose(found[1][1], lattice.laplacian(v, where), atol=1e-13), "linear: its own tangent"
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])
+@pytest.mark.parametrize("axis", [-2, -3])
+@pytest.mark.parametrize("reach", [1, 2])
+def test_what_lies_beyond_the_ends_place_by_place(boundary, axis, reach):
+    x = torch.randn(2, 5, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = x.movedim(axis, 0)
+    side = len(rows)
+
+    def at(place):
+        if 0 <= place < side:
+            return rows[place]
+        if boundary == "periodic":
+            return rows[place % side]
+        if boundary == "neumann":
+            return rows[-1 - place if place < 0 else 2 * side - 1 - place]
+        end = 0 if place < 0 else side - 1
+        return 2 * rows[end] - rows[2 * end - place]
+
+    expected = torch.stack([at(place) for place in range(-reach, side + reach)]).movedim(0, axis)
+    assert torch.equal(padded(x, axis, boundary, reach), expected)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])
+@pytest.mark.parametrize("axis", [-2, -3])
+@pytest.mark.parametrize("order", [2, 4])
+def test_differences_do_not_depend_on_what_counts_as_large(boundary, axis, order, monkeypatch):
+    x = torch.randn(2, 5, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rows = x.movedim(axis, 0)
+    weights = {2: {1: 1, 0: -2}, 4: {2: -1 / 12, 1: 4 / 3, 0: -5 / 2}}[order]
+    wide = padded(x, axis, boundary, 2).movedim(axis, 0)
+    inside = torch.arange(1, len(rows) - 1)
+    expected = sum(weights[abs(step)] * wide[inside + 2 + step] for step in range(-order // 2, order // 2 + 1))
+    for large in (1, x.numel(), x.numel() + 1):
+        monkeypatch.setattr(_stencils, "LARGE", large)
+        found = second_difference(x, axis, boundary, order).movedim(axis, 0)[1:-1]
+        torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)

@@ -37,10 +37,11 @@ def refinements(axes: Axes, found: Mapping[tuple[str, int], Interval], own: floa
 
 
 def lines(axes: Axes, found: Mapping[str, float]) -> None:
-    """Draw nulls as grey dotted lines with their names at the right end."""
+    """Draw nulls as grey dotted lines with their names at the right end, the lowest's below its line."""
     for name, value in found.items():
         axes.axhline(value, color="0.5", linestyle=":", linewidth=1.2, zorder=1)
-        axes.text(0.99, value, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+        look: dict[str, Any] = {"ha": "right", "va": "top" if value == min(found.values()) else "bottom", "fontsize": 8}
+        axes.text(0.99, value, name, transform=axes.get_yaxis_transform(), **look)
 
 
 def by_layer(axes: Axes, values: Sequence[float], label: str, **look: Any) -> None:
@@ -53,17 +54,16 @@ def sweep(axes: Axes, found: Mapping[tuple[str, int, float], Interval], times: S
     """Draw the change of the loss against the depth-time that the middle layers cross, with intervals."""
     ways = (
         (("middle", 1), "one step a layer", "#949494", "D"),
-        (("middle", 2), "two steps a layer", "#de8f05", "s"),
         (("block", 2), "two steps of the block", "#029e73", "^"),
     )
-    for shift, ((kind, steps), label, colour, marker) in zip((-0.006, 0, 0.006), ways, strict=True):
+    for shift, ((kind, steps), label, colour, marker) in zip((-0.006, 0.006), ways, strict=True):
         values = [found[kind, steps, time] for time in times]
         means = np.array([value for value, _ in values])
         reach = np.abs(np.array([ends for _, ends in values]).T - means)
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.2, "capsize": 2}
         axes.errorbar(np.array(times) + shift, means, reach, label=label, **look)
     axes.axhline(0, color="black", linewidth=1)
-    axes.set(xlabel="depth-time of each middle layer", ylabel="change of the loss, nats")
+    axes.set(xlabel="depth-time of the middle third", ylabel="change of the loss, nats")
 
 
 def profiles(axes: Axes, found: Mapping[str, np.ndarray]) -> None:

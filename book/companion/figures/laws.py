@@ -43,11 +43,11 @@ def learning_curves(
             end = min(max(needed, budgets[-1]), _BEYOND * budgets[-1])
             beyond = np.geomspace(budgets[-1], end, 30)
             axes.plot(beyond, curve.scale * beyond**-curve.exponent, "--", linewidth=1, color=LOOKS[name]["color"])
+    where = axes.get_yaxis_transform()
     for name, value in (nulls or {}).items():
         axes.axhline(1 - value, color="0.55", linestyle=":", linewidth=1.1, zorder=1)
-        axes.text(0.99, 1 - value, name, transform=axes.get_yaxis_transform(), fontsize=8, color="0.35", ha="right")
+        axes.text(0.99, 1 - value, name, transform=where, fontsize=8, color="0.35", ha="right", va="bottom")
     axes.axhline(1 - bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=1)
-    where = axes.get_yaxis_transform()
     axes.text(0.01, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, va="bottom")
     axes.set(xscale="log", yscale="log", xlabel="right-hand sides × examples", ylabel="1 − cosine, worst layer")
 

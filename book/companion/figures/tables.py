@@ -11,6 +11,8 @@ def table(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequen
     """
     from IPython.display import Markdown, display
 
+    if not all(column.strip() for column in columns):
+        raise ValueError(f"columns {list(columns)!r} were given: name every one, also that of the rows' names.")
     wrong = [row for row in rows if len(row) != len(columns)]
     if wrong:
         raise ValueError(f"row {wrong[0]!r} has {len(wrong[0])} cells for {len(columns)} columns.")

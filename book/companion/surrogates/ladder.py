@@ -10,7 +10,7 @@ from pdelens.agreement.report import TESTABLE, pooled_skill
 from ..seeds import SeedMean, over_seeds
 from . import results
 from .crossing import PowerLaw, gained, power_law
-from .laws import LAWS
+from .laws import FAMILY
 from .store import NULLS, law_records
 
 # What is read of a record, at one step a layer and converged: the worst layer's, or depth's.
@@ -19,12 +19,12 @@ COSINE, R2, CHANNELS, SKILL, CLASSES = "cosine", "r2 pooled", "r2 mean over chan
 
 def records_of(teacher: str, name: str, budget: int) -> dict[int, dict[str, Any]]:
     """Return a law's records by seed; `teacher` as in "image-patch4", `name` as in `laws.EQUATIONS`."""
-    return results.by_seed(law_records()["rungs"], teacher, f"{LAWS}{name}-b{budget}")
+    return results.by_seed(law_records()["rungs"], teacher, f"{FAMILY}{name}-b{budget}")
 
 
 def budgets_of(teacher: str, name: str, seed: int = 0) -> list[int]:
     """Return the budgets at which a law of one seed has been calibrated, the smallest first."""
-    start, end = f"rung-{teacher}-{LAWS}{name}-b", f"-seed{seed}"
+    start, end = f"rung-{teacher}-{FAMILY}{name}-b", f"-seed{seed}"
     rows = law_records()["rungs"]
     found = (key.removeprefix(start).removesuffix(end) for key in rows if key.startswith(start) and key.endswith(end))
     return sorted(int(budget) for budget in found if budget.isdigit())

@@ -14,7 +14,7 @@ from ..teachers.recipes import SEEDS
 from ..teachers.teacher import MINILM, PRETRAINED
 from .specs import ONE_STEP, Spec, specs_of
 
-LAWS = "laws-"
+FAMILY = "laws-"
 # Steps crowd at the entry, where a small embedding is carried far at once, and the field is asked to go straight, so
 # that few of them resolve it. Laws that may change with depth follow the layers from the teacher's own states first
 # (`FORCED`); a single law can't, and learns to roll out early, by single Lie steps first (`ROLLED`).
@@ -60,7 +60,7 @@ def law(name: str, teacher: str, seed: int, budget: int, supervision: str = "att
     equation: Mapping[str, Any] = STEPPED.get(plain) or EQUATIONS[plain]
     if not local:
         equation = {**equation, "diffusion": None}
-    family = f"{LAWS}{name}" + "-states" * (supervision == "states") + f"-b{budget}"
+    family = f"{FAMILY}{name}" + "-states" * (supervision == "states") + f"-b{budget}"
     return Spec(family, f"{teacher}-seed{seed}", seed, equation, recipe(name, supervision), budget=float(budget))
 
 
@@ -90,7 +90,7 @@ def pretrained_law(name: str, teacher: str) -> Spec:
     plan = STEP if name in BLOCKS else replace(recipe(name), entry=(), graded=((1, 2),))
     plan = replace(plan, batch=4, peak_rate=5e-3)
     equation = BLOCKS.get(name) or {**SEGMENTS[name], **({} if teacher == MINILM else SIZED)}
-    return Spec(f"{LAWS}{name}", teacher, 0, equation, plan, budget=PRETRAINED_BUDGET)
+    return Spec(f"{FAMILY}{name}", teacher, 0, equation, plan, budget=PRETRAINED_BUDGET)
 
 
 def every_spec(scale: str) -> tuple[Spec, ...]:

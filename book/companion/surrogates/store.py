@@ -8,11 +8,12 @@ from typing import Any
 
 from ..paths import data_file, replace_text
 from . import controls
+from .laws import FAMILY
 
 RECORDS, LAWS = "ladder.json", "laws.json"
 NULLS = "nulls"
 PARTS = ("rungs", NULLS, controls.NAME)
-_OF_LAWS = "-laws-"  # in the name of every rung of the ladder of laws
+_OF_LAWS = f"-{FAMILY}"  # in the name of every rung of the ladder of laws
 
 
 def gathered(folder: Path) -> dict[str, Any]:

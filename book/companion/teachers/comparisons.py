@@ -10,8 +10,8 @@ from ..data import tokens as text
 from ..data.fashion_mnist import Pictures
 from ..data.splits import Splits, coder, digest_of, load_splits, shuffled
 from ..jobs import Job, Run, provenance
-from . import baselines
-from .recipes import fits
+from . import baselines, peers, recipes
+from .recipes import SEEDS, fits
 
 NAME = "baselines"
 LENGTHS = (text.LENGTH, text.LENGTH // 2)
@@ -23,8 +23,9 @@ SMOKE = 400
 class Comparison(Job):
     """Measures one plain method on a teacher's task: it sees the same pictures, windows and training rows.
 
-    TF-IDF counts the windows' words, their words and pairs of words, or the tokeniser's pieces. Five minutes for all
-    (a tenth of that at scale `smoke`, which looks at little).
+    TF-IDF counts the windows' words, their words and pairs of words, or the tokeniser's pieces. Networks without
+    attention (`peers`) are trained as the image teacher's seeds are. A quarter of an hour for all (a tenth of that at
+    scale `smoke`, which looks at little).
     """
 
     method: str
@@ -68,6 +69,14 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
         test = found.tests["test"]
         return _accuracy(method(Pictures(*found.train), Pictures(*test), **settings), len(test.labels))
 
+    def alike(make, seeds: int):
+        found = drawn("image", 0)
+        test = found.tests["test"]
+        # As the image teacher's seeds are trained, which is the first of the main ones.
+        how = [recipes.recipe_named(f"{recipes.MAIN[0]}-seed{number}", run.scale) for number in range(seeds)]
+        each = [peers.accuracy(peers.trained(make, recipe, found.train), test) for recipe in how]
+        return _accuracy(sum(each) / seeds, len(test.labels)) | {"test_accuracies": each}
+
     def bag(length: int, words: int, read):
         found = drawn("text", length)
         test = found.tests["test"]
@@ -86,6 +95,8 @@ def _tasks(run: Run) -> dict[str, dict[str, tuple[int, Any]]]:
     image = {
         "image-linear": (0, lambda: pictures(baselines.linear_pixels)),
         "image-neighbours": (0, lambda: pictures(baselines.nearest_neighbours)),
+        "image-dense": (0, lambda: alike(peers.dense, 1 if run.scale == "smoke" else SEEDS)),
+        "image-convolutional": (0, lambda: alike(peers.convolutional, 1)),
     }
     texts = {
         f"text-{length}-tfidf-{name}": (length, lambda length=length, words=words, read=read: bag(length, words, read))

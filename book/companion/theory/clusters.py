@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from scipy.integrate import quad, solve_ivp
-from torch import Tensor
+from torch import Tensor, nn
 
+from pdelens.attention.capture import flow_of
 from pdelens.pde.constraints import UnitSphere
 from pdelens.pde.equation import PDE
-from pdelens.pde.terms import NonLocal, Term
+from pdelens.pde.integrate import integrate
+from pdelens.pde.parity import equation_of
+from pdelens.pde.terms import NonLocal, SelfAttention, Term
 
 
 def centred(u: Tensor) -> Tensor:
@@ -64,6 +68,26 @@ def energy_ratio(attention: Tensor, u: Tensor) -> Tensor:
     """
     before = centred(u).square().sum((-1, -2))
     return centred(attention @ u.unsqueeze(-3)).square().sum((-1, -2)) / before.unsqueeze(-1)
+
+
+def without_terms(model: nn.Module, pictures: Tensor) -> tuple[dict[str, list[float]], Tensor]:
+    """Return how far a teacher's tokens are from being all alike over depth, with terms of its equation switched off.
+
+    By name, the mean over pictures of `rank_residual` at every depth: `full`, `no-reaction`, `no-attention`, `pure`,
+    where each layer's attention replaces the state. Beside it the `energy_ratio` of every head on the normalised states
+    that it sees, (layers, pictures, heads).
+    """
+    pde, flow = equation_of(model), flow_of(model, pictures)
+    begin, attention = flow.states[0].double(), pde.terms["attention"]
+    assert isinstance(attention, SelfAttention)
+    paths = {}
+    for name, off in (("full", ()), ("no-reaction", ("reaction",)), ("no-attention", ("attention",))):
+        with pde.without(*off):
+            paths[name] = integrate(pde, begin).states
+    paths["pure"] = iterate(lambda layer, u: attention(float(layer), u), begin, flow.layers)
+    residuals = {name: [float(rank_residual(u).mean()) for u in states] for name, states in paths.items()}
+    seen = zip(flow.attention, flow.states[:-1], strict=True)
+    return residuals, torch.stack([energy_ratio(a, attention.normalise(u)) for a, u in seen])
 
 
 class Fidelity(Term):

@@ -196,7 +196,8 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
             "sequence_first": not attention.batch_first,
         }
         if not (adds_keys and hooks.needs_maps):
-            hooks.seen(multihead_call(module, given), real=_real_keys(module, given), **about)
+            real = _real_keys(module, given)
+            hooks.seen(multihead_call(module, given, real), real=real, **about)
             return None
         if module.training and module.dropout:
             raise CaptureError(
@@ -210,7 +211,8 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
         if not asked:
             return None
         (given, about), (mixed, weights) = asked.pop(), output
-        real, mask = _real_keys(module, given), _mask(module, given)
+        real = _real_keys(module, given)
+        mask = _mask(module, given, real)
         if mask is not None:  # every query sees the keys that the module adds
             mask = nn.functional.pad(mask, (0, weights.shape[-1] - mask.shape[-1]), value=mask.dtype == torch.bool)
         hooks.seen(None, weights, real=real, mask=mask, **about)
@@ -221,8 +223,8 @@ def multihead(hooks: Reading, attention: nn.MultiheadAttention) -> tuple[Callabl
     return before, after
 
 
-def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any]) -> AttentionCall:
-    """Return the queries and keys that a MultiheadAttention makes of its arguments."""
+def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any], real: Tensor) -> AttentionCall:
+    """Return the queries and keys that a MultiheadAttention makes of its arguments, with its real keys."""
     query, key = given["query"], given["key"]
     if module.bias_k is not None or module.add_zero_attn:
         raise CaptureError(
@@ -241,7 +243,7 @@ def multihead_call(module: nn.MultiheadAttention, given: dict[str, Any]) -> Atte
         nn.functional.linear(x, matrix, bias).unflatten(-1, (module.num_heads, -1)).transpose(-3, -2)
         for x, matrix, bias in zip((query, key), matrices, biases, strict=True)
     )  # each (batch, heads, tokens, head width)
-    return AttentionCall(queries, keys, keys, _mask(module, given))
+    return AttentionCall(queries, keys, keys, _mask(module, given, real))
 
 
 def _real_keys(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
@@ -253,7 +255,7 @@ def _real_keys(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
     return ~padding if padding.dtype == torch.bool else padding == 0
 
 
-def _mask(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor | None:
+def _mask(module: nn.MultiheadAttention, given: dict[str, Any], real: Tensor) -> Tensor | None:
     """Return the mask of a MultiheadAttention and its padding in one, as `AttentionCall` has it."""
     mask = given.get("attn_mask")
     if mask is not None:
@@ -262,7 +264,7 @@ def _mask(module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor | None
         mask = mask.unflatten(0, (-1, module.num_heads)) if mask.ndim == 3 else mask
     if given.get("key_padding_mask") is None:
         return mask
-    real = _real_keys(module, given)[:, None, None, :]
+    shown = real[:, None, None, :]
     if mask is None:
-        return real
-    return mask & real if mask.dtype == torch.bool else mask.masked_fill(~real, float("-inf"))
+        return shown
+    return mask & shown if mask.dtype == torch.bool else mask.masked_fill(~shown, float("-inf"))

@@ -14,8 +14,8 @@ from torch import Tensor
 from .. import _doors
 from ..flow import Flow
 from ..lattice import Lattice, gradient, laplacian
-from .matched import matched
-from .moments import Moments, attention_moments, centred_places, lattice_attention
+from .matched import match_moments
+from .moments import Moments, attention_moments, centred_places, lattice_attention, row_moments
 
 # How a term looks at the states: a normalisation.
 Look = Callable[[Tensor], Tensor]
@@ -29,19 +29,10 @@ def taylor(u: Tensor, moments: Moments, lattice: Lattice) -> Tensor:
     `u` (..., places, width) on the lattice alone (no special tokens); result (..., heads, places, width). Differences
     are central, with the lattice's own boundary.
     """
-    own = Lattice(lattice.shape, lattice.boundary)
-    slope = gradient(u, own).movedim(0, -1)  # (..., places, width, dims)
-    second = moments.diffusivity + moments.drift[..., :, None] * moments.drift[..., None, :] / 2
-    first_order = torch.einsum("...hpd,...pwd->...hpw", moments.drift, slope)
-    bends = torch.stack(
-        [_second_difference(u, own, axis) for axis in range(own.dims)], -1
-    )  # (..., places, width, dims)
-    pure = torch.einsum("...hpdd,...pwd->...hpw", second, bends)
-    mixed = torch.zeros_like(pure)
-    if own.dims == 2:
-        cross = gradient(gradient(u, own)[0], own)[1]
-        mixed = 2 * second[..., 0, 1].unsqueeze(-1) * cross.unsqueeze(-3)
-    return u.unsqueeze(-3) + first_order + pure + mixed
+    outer = moments.drift.unsqueeze(-1) * moments.drift.unsqueeze(-2)
+    raw = Moments(moments.drift, moments.diffusivity + outer / 2, moments.special_mass)
+    u = u.unsqueeze(-3)
+    return u + local_operator(raw, lattice).to(u) @ u
 
 
 def local_operator(moments: Moments, lattice: Lattice) -> Tensor:
@@ -87,8 +78,8 @@ def generated(moments: Moments, lattice: Lattice, refinements: int = 0) -> tuple
     best, kept = torch.full(wanted.drift.shape[:-2], torch.inf, dtype=torch.float64).to(wanted.drift), None
     for _ in range(refinements + 1):
         flow = torch.linalg.matrix_exp(local_operator(now, own))
-        found = _signed_moments(flow, own)
-        lack = Moments(wanted.drift - found.drift, wanted.diffusivity - found.diffusivity, found.special_mass)
+        drift, covariance = row_moments(flow, own)
+        lack = Moments(wanted.drift - drift, wanted.diffusivity - covariance / 2, wanted.special_mass)
         size = torch.maximum(lack.drift.abs().amax((-1, -2)), lack.diffusivity.abs().amax((-1, -2, -3)))
         nearer = size < best  # False where a correction led astray, to no finite number even
         best = torch.where(nearer, size, best)
@@ -98,20 +89,11 @@ def generated(moments: Moments, lattice: Lattice, refinements: int = 0) -> tuple
     return kept, best
 
 
-def _signed_moments(flow: Tensor, lattice: Lattice) -> Moments:
-    """Return the moments of rows that sum to 1 and may have negative entries, as differences make them."""
-    middle, pairs = centred_places(lattice, flow.device)
-    mean = flow @ middle
-    second = (flow @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
-    covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
-    return Moments(mean - middle, covariance / 2, torch.zeros_like(mean[..., 0]))
-
-
 def truncated_gaussian(moments: Moments, lattice: Lattice, floor: float = 1e-2) -> Tensor:
     """Return a Gaussian of mean v and covariance 2 D, cut off at the lattice's edges, (..., heads, places, places).
 
     Rows sum to 1. Cut off, and on points, it no longer has the moments that it is given: of a wide row's spread about
-    four fifths are left (`matched.matched` keeps them). `floor` is added to the variance, below which a lattice can't
+    four fifths are left (`match_moments` keeps them). `floor` is added to the variance, below which a lattice can't
     tell a Gaussian from a point.
     """
     # The quadratic form as two products with the keys' monomials: nothing of size (queries, keys, dims) is made.
@@ -168,7 +150,7 @@ def _second_difference(u: Tensor, lattice: Lattice, axis: int) -> Tensor:
     return bent.flatten(-3, -2)
 
 
-def expansions(
+def remainders(
     calibration: Flow,
     heldout: Flow,
     lattice: Lattice,
@@ -177,11 +159,11 @@ def expansions(
     refinements: int = 0,
     every: int = 1,
 ) -> dict[str, Tensor]:
-    """Return the remainder of every local picture of every head, by name, (layers, heads).
+    """Return what every local picture of a head leaves out (`remainder`), by name, (layers, heads).
 
     `taylor`: the second-order expansion with each row's own moments; `generator`: the flow of the operator with those
     (`generated`, which takes the `refinements`); `matched`: the row of largest entropy that has them
-    (`matched.matched`); `matched elsewhere`: its null with as many numbers a row (`matched_elsewhere`); `truncated`: a
+    (`match_moments`); `matched elsewhere`: its null with as many numbers a row (`matched_elsewhere`); `truncated`: a
     Gaussian with them, cut off at the edges; `stencil`: one fitted stencil a head; `mean map`: its mean attention
     (non-local, but blind to the input); `uniform`: the mean over all places. Stencil and mean map are fitted on the
     calibration Flow; all are judged on held-out states, looked at through `see` (the normalisation, or one for each
@@ -196,12 +178,11 @@ def expansions(
         rows = torch.arange(0, own.places, every, device=u.device)
         target = inner[..., rows, :] @ u.unsqueeze(1)
         about = attention_moments(inner, own)
-        of_rows = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
         stencil = fitted_stencil(u_fit, maps @ u_fit.unsqueeze(1), lattice)
         guesses = {
             "taylor": taylor(u, about, own)[..., rows, :],
             "generator": generated(about, own, refinements)[0][..., rows, :] @ u.unsqueeze(1),
-            "matched": matched(of_rows, own, rows).weights @ u.unsqueeze(1),
+            "matched": match_moments(about.of(rows), own, rows).weights @ u.unsqueeze(1),
             "matched elsewhere": matched_elsewhere(inner, own, queries=rows) @ u.unsqueeze(1),
             "truncated": truncated_gaussian(about, own)[..., rows, :] @ u.unsqueeze(1),
             "stencil": torch.einsum("epwf,hf->ehpw", stencil_features(u, lattice)[:, rows], stencil),
@@ -216,7 +197,7 @@ def expansions(
 def matched_elsewhere(weights: Tensor, lattice: Lattice, seed: int = 0, queries: Tensor | None = None) -> Tensor:
     """Return the rows of largest entropy that share moments with attention on a lattice in disorder.
 
-    A null for `matched.matched`: just as many numbers of each row are known, but about places in a random order. What
+    A null for `match_moments`: just as many numbers of each row are known, but about places in a random order. What
     the matched row explains beyond it is owed to the lattice. `weights` (..., heads, places, places), rows sum to 1;
     `queries` are the rows that are wanted, where not all.
     """
@@ -224,8 +205,7 @@ def matched_elsewhere(weights: Tensor, lattice: Lattice, seed: int = 0, queries:
     own, back = Lattice(lattice.shape, lattice.boundary), order.argsort()
     about = attention_moments(weights.double()[..., order, :][..., order], own)
     rows = back if queries is None else back[queries]  # where the wanted ones lie in that order
-    chosen = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
-    return matched(chosen, own, rows).weights[..., back]
+    return match_moments(about.of(rows), own, rows).weights[..., back]
 
 
 def _inside(flow: Flow, layer: int, lattice: Lattice, look: Look) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Matched:
         return (self.error > tolerance).nonzero()
 
 
-def matched(moments: Moments, lattice: Lattice, queries: Tensor | None = None) -> Matched:
+def match_moments(moments: Moments, lattice: Lattice, queries: Tensor | None = None) -> Matched:
     """Return the attention of largest entropy whose rows have a drift and a diffusivity, float64.
 
     `w_ij ~ exp(a_i . x_j + x_j^T B_i x_j)` over the lattice's places x: the discrete Gaussian, exact at any width and
@@ -42,7 +42,7 @@ def matched(moments: Moments, lattice: Lattice, queries: Tensor | None = None) -
     >>> from pdelens.attention.moments import attention_moments
     >>> from pdelens.lattice import Chain
     >>> even = attention_moments(torch.full((1, 5, 5), 0.2), Chain(5))
-    >>> found = matched(even, Chain(5))
+    >>> found = match_moments(even, Chain(5))
     >>> found.weights[0, 0].round(decimals=6).tolist(), len(found.unmatched())
     ([0.2, 0.2, 0.2, 0.2, 0.2], 0)
     """

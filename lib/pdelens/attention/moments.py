@@ -26,6 +26,10 @@ class Moments:
     diffusivity: Tensor
     special_mass: Tensor
 
+    def of(self, rows: Tensor) -> "Moments":
+        """Return the moments of these queries alone, by their number among the lattice's places."""
+        return Moments(self.drift[..., rows, :], self.diffusivity[..., rows, :, :], self.special_mass[..., rows])
+
     def spread(self) -> Tensor:
         """Return the root-mean-square distance from the mean displacement, (..., heads, places)."""
         return (2 * self.diffusivity.diagonal(dim1=-2, dim2=-1).sum(-1)).sqrt()
@@ -43,15 +47,23 @@ def attention_moments(weights: Tensor, lattice: Lattice) -> Moments:
     ([5.0, -1.0, -1.0], [[0.0]])
     """
     inner, mass = lattice_attention(weights, lattice)
-    middle, pairs = centred_places(lattice, inner.device)
     # In float64: the difference of second and squared first moments cancels on sharp rows.
     exact = inner.double()
-    exact = exact / exact.sum(-1, keepdim=True).clamp_min(1e-30)
-    mean = exact @ middle  # (..., queries, dims)
-    second = (exact @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
-    covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+    drift, covariance = row_moments(exact / exact.sum(-1, keepdim=True).clamp_min(1e-30), lattice)
     below = torch.diag_embed((-covariance.diagonal(dim1=-2, dim2=-1)).clamp_min(0))
-    return Moments((mean - middle).to(inner), ((covariance + below) / 2).to(inner), mass)
+    return Moments(drift.to(inner), ((covariance + below) / 2).to(inner), mass)
+
+
+def row_moments(rows: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Return mean displacement (..., places, dims) and covariance (..., places, dims, dims) of a lattice's rows.
+
+    `rows` (..., places, places), float64, sum to 1. They may have negative entries, as differences make them: so may
+    the covariance then.
+    """
+    middle, pairs = centred_places(lattice, rows.device)
+    mean = rows @ middle
+    second = (rows @ pairs).unflatten(-1, (lattice.dims, lattice.dims))
+    return mean - middle, second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
 def centred_places(lattice: Lattice, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -55,10 +55,10 @@ def integrate(
     coefficients' jumps, `substeps` equal steps are made by `method` (`schemes.SCHEMES`). `diffusion_step` replaces
     explicit diffusion inside a splitting by the Crank-Nicolson or the exact (`spectral`) formula, which no bound
     limits. The reaction's Lipschitz estimate is only noted in `flow.notes`. Differentiable. Raises `StepError` for a
-    step beyond a *proved* bound (diffusion, advection, `A - I`), `DivergenceError` for a state that is no longer finite
+    step beyond a *known* bound (diffusion, advection, `A - I`), `DivergenceError` for a state that is no longer finite
     or a `dopri5` that would take more than `MOST_STEPS` steps, `ValueError` for what does not fit. Cost: per step one
     right-hand side (euler, lie), two (heun), four (rk4), about three (strang). Source: Hairer, Norsett and Wanner,
-    *Solving Ordinary Differential Equations*; the bounds are proved in the chapter *Well-posedness*.
+    *Solving Ordinary Differential Equations*; where the bounds come from: `pdelens.pde.stability`.
 
     >>> from pdelens.lattice import Chain
     >>> from pdelens.pde.terms import Diffusion

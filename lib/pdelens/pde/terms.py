@@ -1,7 +1,7 @@
 """The terms of the master equation, each usable alone: what moves a token, and what it costs a step.
 
 A term is a module with `forward(t, u, mask) -> du/dt`, for states (..., tokens, width); it knows its symbol and the
-largest step at which explicit Euler is proved stable for it (`step_bound`, infinite where nothing is proved or
+largest step at which explicit Euler is known to be stable for it (`step_bound`, infinite where nothing is known or
 needed).
 """
 
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Bound:
-    """A proved bound on the step of explicit Euler: the largest step, and which statement says so."""
+    """A bound on the step of explicit Euler: the largest step, and which statement says so."""
 
     largest: float
     name: str
@@ -68,7 +68,7 @@ class Term(nn.Module):
         return lambda u: self.forward(t, u, mask)
 
     def step_bound(self, t: float) -> Bound:
-        """Return the largest step at which explicit Euler is proved stable for this term."""
+        """Return the largest step at which explicit Euler is known to be stable for this term."""
         return UNBOUNDED
 
     def exact_step(self, t: float, dt: float, u: Tensor, mask: Tensor | None, how: str) -> Tensor | None:

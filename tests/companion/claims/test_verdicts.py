@@ -92,18 +92,40 @@ def test_one_modality_alone_never_reproduces():
     assert verdict({}, 0.98) == Verdict.NOT_YET_TESTED
 
 
+def whole(claim, value=0.99, interval=(0.985, 0.995)):
+    """Return records with which a claim is reproduced: beyond its bar, with skill, its curve flat, its control good."""
+    records = {}
+    for key in (key for keys in claim.readings.values() for key in keys.values()):
+        records[key] = {"value": value, "interval": list(interval)}
+        records |= {f"{key}.skill": {"value": 0.9}, f"{key}.gained": {"value": 0.01}, f"{key}.control": {"value": 1.0}}
+    return records
+
+
 def test_claim_reads_the_bad_end_of_its_interval():
     claim = register()[0]
-    records = {}
-    for key in claim.readings[""].values():
-        records[key] = {"value": 0.99, "interval": [0.985, 0.995]}
-        records[f"{key}.skill"] = {"value": 0.9}
+    records = whole(claim)
     assert claim.verdict(records) == Verdict.REPRODUCED
-    records["c1.text"]["interval"][0] = 0.979
+    records["laws.c1.converged.text"]["interval"][0] = 0.979
     assert claim.verdict(records) == Verdict.IN_PART
-    records["c1.text.skill"]["value"] = 0.1
-    records["c1.image.skill"]["value"] = 0.1
+    for reading in ("one-step", "converged"):
+        for modality in ("image", "text"):
+            records[f"laws.c1.{reading}.{modality}.skill"]["value"] = 0.1
     assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+    for key in records:
+        if key.endswith(".gained"):
+            records[key]["value"] = 0.2
+    assert claim.verdict(records) == Verdict.UNDECIDED, "a longer calibration may change that"
+
+
+def test_the_headline_is_read_as_one_step_and_as_a_solution():
+    claim = register()[0]
+    assert set(claim.readings) == {"one step a layer", "converged"}
+    records = whole(claim)
+    for modality in ("image", "text"):
+        records[f"laws.c1.converged.{modality}"] = {"value": 0.9, "interval": [0.89, 0.91]}
+    found = claim.reading_verdicts(records)
+    assert found == {"one step a layer": Verdict.REPRODUCED, "converged": Verdict.NOT_REPRODUCED}
+    assert claim.verdict(records) == Verdict.IN_PART
 
 
 def test_null_alone_is_judged_by_the_bar_alone():
@@ -140,28 +162,35 @@ def test_register_holds_every_claim_once():
 
 
 @pytest.mark.parametrize("name", ["C2", "C2b"])
-def test_solutions_are_judged_by_their_own_number_and_skill_and_beside_a_null(name):
+def test_solutions_are_judged_by_their_own_number_skill_and_budget(name):
     claim = next(claim for claim in register() if claim.name == name)
-    assert claim.bar is not None and set(claim.readings[""]) == {"image", "text"}
-    start = name.lower()
-    keys = [f"{start}.image", f"{start}.text"]
-    assert list(claim.readings[""].values()) == keys
-    records = {key: {"value": 0.99, "interval": [0.985, 0.995]} for key in keys}
-    records |= {f"{key}.skill": {"value": 0.9} for key in keys}
+    keys = [f"laws.{name.lower()}.{modality}" for modality in ("image", "text")]
+    assert claim.bar is not None and list(claim.readings[""].values()) == keys
+    records = whole(claim)
     assert claim.verdict(records) == Verdict.REPRODUCED
-    records[keys[1]] = {"value": 0.99, "interval": [claim.bar - 0.01, 1.0]}
+    records[keys[1]]["interval"][0] = claim.bar - 0.01
     assert claim.verdict(records) == Verdict.IN_PART
-    nulls = {f"{start}.null.{modality}": {"value": 0.5} for modality in ("image", "text")}
+    records[keys[0]]["interval"][0] = claim.bar - 0.01
+    assert claim.verdict(records) == Verdict.NOT_REPRODUCED
+    records[f"{keys[0]}.control"] = {"value": claim.bar - 0.01}
+    assert claim.verdict(records) == Verdict.UNDECIDED, "nobody reaches the bar with so little"
+
+
+def test_states_are_shown_beside_a_null():
+    claim = next(claim for claim in register() if claim.name == "C2")
+    nulls = {f"laws.c2.null.{modality}": {"value": 0.5} for modality in ("image", "text")}
     assert claim.null_verdicts(nulls) == {"trained models": Verdict.NOT_REPRODUCED}
 
 
 def test_a_limit_is_reproduced_where_something_escapes_and_it_is_not_the_affine_part():
     claim = next(claim for claim in register() if claim.name == "C6")
-    assert claim.bar == pytest.approx(0.0396)
-    keys = list(claim.readings[""].values())
-    records = {key: {"value": 0.2, "interval": [0.1, 0.3]} for key in keys} | {
-        f"{key}.skill": {"value": 0.8} for key in keys
+    assert claim.bar == pytest.approx(0.0396) and claim.limit and claim.budget
+    # The teacher's own architecture misses less than the bar.
+    records = {
+        key: entry | ({"value": 0.01} if key.endswith(".control") else {}) for key, entry in whole(claim).items()
     }
+    for key in claim.readings[""].values():
+        records[key], records[f"{key}.skill"] = {"value": 0.2, "interval": [0.1, 0.3]}, {"value": 0.8}
     assert claim.verdict(records) == Verdict.REPRODUCED
     records["c6.text.skill"] = {"value": 0.3}  # what escapes is affine as well
     assert claim.verdict(records) == Verdict.IN_PART

@@ -187,3 +187,51 @@ def test_chances_of_the_next_token_sum_to_one():
 def test_runs_too_long_for_their_keys_are_refused():
     with pytest.raises(ValueError, match="order 6 of 4096 tokens"):
         baselines.next_token(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long), 4096, 6)
+
+
+@pytest.mark.parametrize("text", ["naïve 電影 — 😀", "tab\there & \x01", "ÀÉÎ õ"])
+def test_bytes_that_no_text_has_shown_are_known(coder, text):
+    assert coder.decode(coder.encode(text).ids).strip() == text.lower()
+
+
+def test_a_word_is_itself_at_the_begin_and_inside(coder):
+    assert coder.encode("dull").ids == coder.encode("wonderful dull").ids[-len(coder.encode("dull").ids) :]
+    assert coder.encode("ﬁlm").ids == coder.encode("FILM").ids, "one writing of a letter, one case"
+
+
+def test_frequent_words_become_one_piece_and_the_vocabulary_ends_them(coder):
+    assert len(coder.encode("wonderful").ids) == 1
+    small = tokens.train_tokenizer([review.text for review in REVIEWS], vocabulary=262)
+    assert tokens.describe(small)["pieces"] == 262 and len(small.encode("wonderful").ids) > 3
+
+
+def test_windows_of_a_mask_a_slice_and_numbers(coder):
+    found = tokens.cut(REVIEWS, coder, length=16, limit=3)
+    for chosen in (slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False, False])):
+        part = found[chosen]
+        assert part.reviews.tolist() == [1, 2] and torch.equal(part.tokens, found.tokens[1:3])
+        assert torch.equal(part.mask, part.tokens != 0)
+
+
+@pytest.mark.parametrize(("length", "limit"), [(1, 1), (2, 0), (0, 3)])
+def test_windows_of_two_tokens_are_the_smallest(coder, length, limit):
+    with pytest.raises(ValueError, match="at least 2 tokens and 1 window are wanted"):
+        tokens.cut(REVIEWS, coder, length=length, limit=limit)
+    assert tokens.cut(REVIEWS, coder, length=2, limit=1).tokens.shape == (3, 2)
+
+
+def test_only_training_reviews_teach_the_tokeniser(monkeypatch):
+    reviews = [Review(f"review number {k}", k % 2, "imdb") for k in range(40)]
+    monkeypatch.setattr(tokens, "movie_reviews", lambda: reviews)
+    seen = []
+    monkeypatch.setattr(tokens, "train_tokenizer", lambda texts, size: seen.append((list(texts), size)))
+    tokens.train_reviews_tokenizer()
+    ((texts, size),) = seen
+    assert texts == [one.text for one in reviews if film_reviews.split_of(one.text) == "train"] and 0 < len(texts) < 40
+    assert size == tokens.describe(tokens.tokenizer())["pieces"], "the committed one is of this size"
+
+
+def test_special_tokens_are_not_spoken(coder):
+    ids = coder.encode("dull film").ids
+    rows = torch.tensor([[tokens.MASK, *ids, tokens.PAD]])
+    assert tokens.sentences(rows, coder) == ["dull film"]

@@ -146,3 +146,101 @@ def test_weights_that_do_not_fit_are_named():
     del weights["model.norm.weight"]
     with pytest.raises(DataError, match=r"missing keys, model\.norm\.weight first"):
         models.assembled(LlamaForCausalLM, config, 0, weights)
+
+
+def test_upscaled_pictures_are_resized_as_photographs_are_and_scaled_by_channel():
+    """Pillow's bicubic on floating numbers, cut to what a colour can be."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (2, 9, 7), generator=generator, dtype=torch.uint8)
+    pictures[1] = 255 * (torch.arange(9)[:, None] // 3 % 2)  # edges, where a bicubic overshoots
+    found = models.upscaled(pictures, 28)
+    assert found.shape == (2, 3, 28, 28) and found.dtype == torch.float32
+    for picture, ours in zip(pictures, found, strict=True):
+        large = Image.fromarray(picture.numpy().astype(np.float32)).resize((28, 28), Image.Resampling.BICUBIC)
+        grey = np.clip(np.asarray(large) / 255, 0, 1)
+        for channel, (mean, deviation) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+            np.testing.assert_allclose(ours[channel].numpy(), (grey - mean) / deviation, atol=2e-4)
+
+
+def test_photographs_are_scaled_by_channel_whatever_their_sides():
+    """Of even size and its own: nothing is resized."""
+    transformer = models.VisionTransformer(torch.nn.Identity())
+    photograph = np.random.default_rng(0).integers(0, 256, (14, 20, 3), dtype=np.uint8)
+    (found,) = transformer.preprocess([photograph], side=14).numpy()
+    for channel, (mean, deviation) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+        wanted = (photograph[:, 3:17, channel] / 255 - mean) / deviation
+        np.testing.assert_allclose(found[channel], wanted, atol=1e-5)
+    tall = transformer.preprocess([photograph.transpose(1, 0, 2)], side=14).numpy()[0]
+    np.testing.assert_allclose(tall.transpose(0, 2, 1), found, atol=1e-6)
+    assert transformer.preprocess([photograph]).shape == (1, 3, 224, 224)
+
+
+@pytest.mark.parametrize("side", [0, -14, 15])
+def test_sides_are_whole_patches(side):
+    with pytest.raises(ValueError, match=f"side {side} is no positive multiple"):
+        models.VisionTransformer(torch.nn.Identity()).preprocess([np.zeros((28, 28, 3), np.uint8)], side=side)
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((28, 28, 4), np.uint8), ((28, 28, 3), np.float32), ((28, 28), np.uint8)])
+def test_each_fault_of_a_photograph_is_enough(shape, kind):
+    with pytest.raises(ValueError, match="of uint8 is wanted"):
+        models.VisionTransformer(torch.nn.Identity()).preprocess([np.zeros(shape, kind)], side=28)
+
+
+def small_encoder():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {word: number for number, word in enumerate(["[PAD]", "a", "b", "c", "[UNK]"])}
+    tokenizer = Tokenizer(WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer
+
+
+def test_sentences_are_cut_or_padded_and_counted_as_they_are():
+    encoder = models.TextEncoder(torch.nn.Identity(), small_encoder(), padding=3)
+    found = encoder.encode(["a b c a", "b"], 3)
+    assert found["input_ids"].tolist() == [[1, 2, 3], [2, 3, 3]]
+    assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    # Cutting and padding of before are forgotten.
+    assert encoder.lengths(["a b c a", "b"]) == [4, 1]
+    assert models.TextEncoder(torch.nn.Identity(), small_encoder()).encode(["a"], 2)["input_ids"].tolist() == [[1, 0]]
+
+
+def test_a_file_of_minilm_comes_from_the_package_or_the_pinned_hub(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(models, "read_member", lambda package, member: asked.append((package, member)) or b"package")
+    (tmp_path / "file").write_bytes(b"hub")
+
+    def download(repository, name, *, revision):
+        asked.append((repository, name, revision))
+        return str(tmp_path / "file")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert models.minilm_file("config.json") == b"package" and models.minilm_file("config.json", "hub") == b"hub"
+    assert asked[0][0] is fetch.MINILM and asked[0][1].endswith("/config.json")
+    assert asked[1][:2] == ("sentence-transformers/all-MiniLM-L6-v2", "config.json") and len(asked[1][2]) == 40
+    with pytest.raises(ValueError, match="source 'disk' is unknown"):
+        models.minilm_file("config.json", "disk")
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_loading_shows_no_bar_and_leaves_bars_as_they_were(bars):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    weights = {name: value + 1 for name, value in LlamaForCausalLM(config).state_dict().items()}
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    try:
+        model = models.assembled(LlamaForCausalLM, config, 0, dict(weights))
+        assert logging.is_progress_bar_enabled() == bars
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name

@@ -14,7 +14,6 @@ from companion.surrogates import calibrate, evaluate, files, specs, store, sweep
 from companion.surrogates.calibrate import Calibration
 from companion.teachers import bank, teacher
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 COMMITTED = Path(__file__).resolve().parents[3] / "data"
 SPEC = files.spec_named("rung-image-patch4-full-k1-seed0", "smoke")
 JOB = Calibration(SPEC)

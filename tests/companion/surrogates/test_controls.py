@@ -9,8 +9,6 @@ from companion.jobs import Run, perform
 from companion.surrogates import controls, evaluate, laws, specs
 from pdelens.pde import checkpoints
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):

@@ -8,8 +8,6 @@ from companion.surrogates.narrow import NarrowPDE
 from pdelens import Chain, Grid, TransformerPDE, integrate, models
 from pdelens.pde.parity import equation_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("hidden", [16, 96])
 def test_matrix_products_are_those_that_torch_counts(hidden):

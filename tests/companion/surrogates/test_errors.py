@@ -1,14 +1,16 @@
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from companion.surrogates import errors
 from pdelens import Chain, Flow, TransformerPDE, integrate
 from pdelens.agreement.measures import cosine
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS, TOKENS, WIDTH = 2, 6, 4
 
 
@@ -119,3 +121,161 @@ def test_layer_correlation_is_exact_and_permutes_all_seeds_alike():
     assert errors.layer_correlation([[1, 2, 3]], [[5, 5, 5]]).mean == 0
     with pytest.raises(ValueError, match="both must be"):
         errors.layer_correlation([[1, 2]], [[1, 2, 3]])
+
+
+def test_an_added_column_is_one_and_of_ones():
+    values = torch.randn(3, 5, 4)
+    assert torch.equal(errors._with_one(values), torch.nn.functional.pad(values, (0, 1), value=1.0))
+
+
+def test_normal_equations_are_solved_though_states_lie_in_a_subspace():
+    generator = torch.Generator().manual_seed(0)
+    design = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    twice = torch.cat([design, design[:, :1]], 1)
+    wanted = design @ torch.tensor([[1.0], [2.0], [-1.0]], dtype=torch.float64)
+    solved = errors._solve(twice.T @ twice, twice.T @ wanted)
+    torch.testing.assert_close(twice @ solved, wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(solved[0], solved[3], atol=1e-4, rtol=0)
+    # The ridge follows the data's scale.
+    small = errors._solve(1e-12 * design.T @ design, 1e-12 * design.T @ wanted)
+    torch.testing.assert_close(design @ small, wanted, atol=1e-6, rtol=0)
+
+
+def test_a_share_is_predicted_from_the_other_parts_alone():
+    """By least squares of numpy, part by part."""
+    generator = np.random.default_rng(0)
+    features, noise = generator.normal(size=(12, 3, 2)), generator.normal(size=(12, 3, 4))
+    values = features @ generator.normal(size=(2, 4)) + noise
+    fold, left = np.arange(12) % 3, 0.0
+    for number in range(3):
+        seen, own = fold != number, fold == number
+        best = np.linalg.lstsq(features[seen].reshape(-1, 2), values[seen].reshape(-1, 4), rcond=None)[0]
+        left += ((values[own] - features[own] @ best) ** 2).sum()
+    parts = [torch.from_numpy(fold == number)[:, None].expand(12, 3) for number in range(3)]
+    found = errors._predicted(torch.from_numpy(features), torch.from_numpy(values), parts)
+    assert found == pytest.approx(1 - left / (values**2).sum(), abs=1e-6) and 0 < found < 1
+    assert errors._predicted(torch.from_numpy(features), torch.from_numpy(noise[::-1].copy()), parts) < 0.1
+    assert errors._predicted(torch.from_numpy(features), torch.zeros(12, 3, 4).double(), parts) in (0.0, 1.0)
+
+
+def test_the_split_of_an_error_by_plain_formulas_padding_left_out():
+    reference, calibration, flow = made(24, 1, bend=0.3), made(30, 2, bend=0.3), made(24, 1, bend=0.1)
+    mask = torch.arange(TOKENS) < torch.tensor([6, 4] * 12)[:, None]
+    reference = replace(reference, mask=mask)
+    found = errors.linear_split(flow, reference, calibration, folds=4)
+    for layer in (1, 2):
+        mean = calibration.states[layer].double().mean(0)
+        truth = (reference.states[layer].double() - mean)[mask]
+        error = (flow.states[layer] - reference.states[layer]).double()[mask]
+        spread = truth.square().mean(0)
+        assert found.unmet[layer - 1] == pytest.approx(float((error.square() / spread).mean()), rel=1e-6)
+        before = (reference.states[layer - 1].double() - calibration.states[layer - 1].double().mean(0))[mask]
+        fold = (torch.arange(24) % 4)[:, None].expand(24, TOKENS)[mask]
+        for name, values in (("linear", truth), ("error", error)):
+            scaled, left = values / spread.sqrt(), 0.0
+            design = torch.nn.functional.pad(before, (0, 1), value=1.0)
+            for number in range(4):
+                own = fold == number
+                best = torch.linalg.lstsq(design[~own], scaled[~own]).solution
+                left += float((scaled[own] - design[own] @ best).square().sum())
+            expected = max(0.0, 1 - left / float(scaled.square().sum()))
+            assert getattr(found, name)[layer - 1] == pytest.approx(expected, abs=1e-6), (layer, name)
+
+
+def test_a_channel_that_never_moves_is_left_out():
+    reference, calibration = made(40, 1, bend=0.3), made(40, 2, bend=0.3)
+
+    def still(flow):
+        return replace(flow, states=tuple(torch.nn.functional.pad(u, (0, 1), value=2.0) for u in flow.states))
+
+    flow = made(40, 1, bend=0.1)
+    plain = errors.linear_split(flow, reference, calibration)
+    padded = errors.linear_split(still(flow), still(reference), still(calibration))
+    for ours, theirs in zip(plain, padded, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_shares_missed_and_selectivity_by_hand():
+    split = errors.LinearSplit(np.array([0.2, 0.3]), np.array([0.5, 1.0]), np.array([0.25, 1.0]))
+    affine, rest = split.missed()
+    assert affine == pytest.approx([0.2 * 0.25 / 0.5, 0.3]) and rest == pytest.approx([0.2 * 0.75 / 0.5, 0.0])
+    assert split.selectivity()[0] == pytest.approx(1 - 0.1 / 0.3)
+    none = errors.LinearSplit(np.array([0.2]), np.array([0.0]), np.array([0.0]))
+    assert none.missed()[0] == 0 and none.missed()[1] == pytest.approx([0.2])
+
+
+def test_steps_are_judged_about_their_own_mean_and_states_about_theirs():
+    reference, calibration = made(60, 1, bend=0.4), made(80, 2, bend=0.4)
+    found = errors.non_affinity(reference, calibration)
+    for layer in range(LAYERS):
+        before, after = (calibration.states[layer + k].double().flatten(0, 1) for k in (0, 1))
+        design = torch.nn.functional.pad(before, (0, 1), value=1.0)
+        best = torch.linalg.lstsq(design, after).solution
+        own, truth = (reference.states[layer + k].double() for k in (0, 1))
+        missed = truth - torch.nn.functional.pad(own, (0, 1), value=1.0) @ best
+        for part, values, mean in (
+            ("states", truth, calibration.states[layer + 1].double().mean(0)),
+            ("steps", truth - own, (calibration.states[layer + 1] - calibration.states[layer]).double().mean(0)),
+        ):
+            shares = missed.square().sum((0, 1)) / (values - mean).square().sum((0, 1))
+            assert getattr(found, part)[layer] == pytest.approx(float(shares.mean()), rel=1e-3), (layer, part)
+
+
+def test_by_example_in_plain_loops_with_padding_and_causality(attention):
+    generator = torch.Generator().manual_seed(5)
+    lengths = (6, 4, 1)
+    mask = torch.arange(TOKENS) < torch.tensor(lengths)[:, None]
+    past = torch.ones(TOKENS, TOKENS).tril()
+
+    def seen(seed):
+        maps = attention(batch=3, heads=2, tokens=TOKENS, seed=seed) * past * mask[:, None, None, :]
+        return maps / maps.sum(-1, keepdim=True)
+
+    def flow(offset):
+        states = [torch.randn(3, TOKENS, WIDTH, generator=generator) for _ in range(3)]
+        return Flow(states, [seen(offset), seen(offset + 1)], mask=mask, causal=True)
+
+    ours, theirs, calibration = flow(0), flow(10), made(20, 3)
+    found = errors.by_example(ours, theirs, calibration)
+    for example, length in enumerate(lengths):
+        rows = []
+        for layer in range(2):
+            for query in range(length):
+                most = math.log(max(2, query + 1))
+                for head in range(2):
+                    weights = theirs.attention[layer][example, head, query, : query + 1].tolist()
+                    rows.append(-sum(w * math.log(w) for w in weights if w > 0) / most)
+        assert found["entropy"][example] == pytest.approx(sum(rows) / len(rows), abs=1e-5)
+        unmet = []
+        for depth in (1, 2):
+            mean = calibration.states[depth].mean(0)
+            usual = sum(
+                float((theirs.states[depth][e, t] - mean[t]).square().sum())
+                for e in range(3)
+                for t in range(lengths[e])
+            ) / sum(lengths)
+            gap = (ours.states[depth] - theirs.states[depth])[example, :length].square().sum() / length
+            unmet.append(float(gap) / usual)
+        assert found["unmet"][example] == pytest.approx(sum(unmet) / 2, rel=1e-4)
+        pairs = [
+            (ours.attention[k][example, h, :length], theirs.attention[k][example, h, :length])
+            for k in (0, 1)
+            for h in (0, 1)
+        ]
+        cosines = [float((a * b).sum() / a.norm() / b.norm()) for a, b in pairs]
+        assert found["cosine"][example] == pytest.approx(sum(cosines) / 4, abs=1e-5)
+
+
+def test_layer_correlation_by_all_orders():
+    generator = np.random.default_rng(2)
+    first, second = generator.normal(size=(3, 4)), generator.normal(size=(3, 4))
+    found = errors.layer_correlation(first, second)
+
+    def mean_of(order):
+        return np.mean([spearmanr(a[list(order)], b).statistic for a, b in zip(first, second, strict=True)])
+
+    means = [mean_of(order) for order in itertools.permutations(range(4))]
+    assert found.mean == pytest.approx(means[0])
+    assert found.p == pytest.approx(np.mean(np.abs(means) >= abs(means[0]) - 1e-9))
+    with pytest.raises(ValueError, match="both must be"):
+        errors.layer_correlation([1, 2], [1, 2])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +8,11 @@ from companion.data import corruptions
 from companion.surrogates import evaluate
 from companion.surrogates.sweep import NULL_NAMES
 from companion.teachers import teacher
-from pdelens import TransformerPDE
+from pdelens import Chain, TransformerPDE, flow_of, models
 from pdelens.agreement import measures
 from pdelens.agreement.nulls import nearest_maps, uniform
 from pdelens.pde.parity import equation_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = {"1": {"method": "lie", "substeps": 1}}
 
 
@@ -120,3 +121,110 @@ def test_another_seeds_heads_are_matched_on_calibration_examples_alone(image, fl
     monkeypatch.setattr(evaluate, "match_heads", lambda *given: seen.append(given) or plain(*given))
     evaluate.nulls_of(reference, calibration, None, (before, after))
     assert len(seen) == 1 and seen[0][0] is before and seen[0][1] is calibration
+
+
+class Scored:
+    """A probe that says what it was asked."""
+
+    def cosine(self, ours, theirs):
+        return float((ours - theirs).abs().max())
+
+    def accuracy(self, embeddings, labels):
+        return float(embeddings.sum() + labels.sum())
+
+
+def test_a_probe_is_asked_of_our_embeddings_and_of_the_teachers(image, flows):
+    reference, calibration = (flow.select(slice(0, 4)) for flow in flows)
+    reference = replace(reference, mask=torch.arange(49).expand(4, 49) < 40)
+    moved = replace(reference, states=(*reference.states[:-1], reference.states[-1] + 1))
+    masks = []
+    subject = teacher.replace(image, embed=lambda u, mask: masks.append(mask) or u[:, :3].sum((1, 2)))
+    labels = torch.arange(4)
+    found = evaluate.evaluate_flow(moved, subject, reference, calibration, labels, Scored())
+    theirs = reference.states[-1][:, :3].sum((1, 2))
+    assert found["embedding"] == pytest.approx(3 * 64, rel=1e-4)
+    assert found["teacher's probe"] == pytest.approx(float(theirs.sum() + 6), rel=1e-4)
+    assert found["probe"] == pytest.approx(float((theirs + 192).sum() + 6), rel=1e-4)
+    assert len(masks) == 2 and all(torch.equal(mask, reference.mask) for mask in masks)
+    for given in ((labels, None), (None, Scored()), (None, None)):
+        without = evaluate.evaluate_flow(moved, subject, reference, calibration, *given)
+        assert not {"embedding", "probe", "teacher's probe"} & without.keys()
+        assert ("accuracy" in without) == (given[0] is not None)
+
+
+def test_every_way_hands_on_labels_and_probe_and_how_it_steps(image, flows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "integrate", lambda pde, u, **how: asked.append((pde, u, how)) or "flow")
+    monkeypatch.setattr(evaluate, "evaluate_flow", lambda *given: asked.append(given) or {})
+    found = evaluate.evaluate("pde", image, *flows, {"a": {"substeps": 3}, "b": {}}, "labels", "probe")
+    assert list(found) == ["a", "b"]
+    (pde, start, how), given = asked[:2]
+    assert pde == "pde" and start is flows[0].states[0] and how.pop("mask") is flows[0].mask
+    assert how == {"check_steps": False, "substeps": 3}
+    assert given == ("flow", image, *flows, "labels", "probe")
+
+
+def test_maps_read_off_states_are_the_teachers_own_in_its_order(image, flows):
+    reference, _ = flows
+    elsewhere = replace(reference, states=tuple(u.flip(1) for u in reference.states))
+    found = evaluate.read_maps(image, elsewhere)
+    for layer in (0, 3):
+        block = image.model.blocks[layer]
+        with torch.no_grad():
+            seen = block.norm_attention(elsewhere.states[layer])
+            parts = block.attention.queries_keys_values(seen).chunk(3, -1)
+        q, k = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in parts[:2])
+        own = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        torch.testing.assert_close(found[layer], own[:, image.orders[layer]], atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        plain = evaluate.read_maps(teacher.replace(image, orders=()), elsewhere)
+    assert torch.equal(found[3], plain[3][:, image.orders[3]])
+
+
+def test_padding_is_not_read_by_the_teachers_heads():
+    about = models.Configuration(width=16, heads=2, layers=2, vocabulary=30, length=9, outputs=3)
+    reader = models.Transformer(about, 0).eval()
+    tokens = torch.randint(1, 30, (4, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([9, 5, 3, 7])[:, None]
+    flow = flow_of(reader, {"inputs": tokens * mask, "mask": mask})
+    subject = teacher.Teacher("x", reader, Chain(9), 16, 2, 2, lambda split, count: None)
+    for ours, theirs in zip(evaluate.read_maps(subject, flow), flow.attention, strict=True):
+        keep = mask[:, None, :, None].expand_as(ours)
+        torch.testing.assert_close(ours[keep], theirs[keep], atol=1e-5, rtol=0)
+
+
+def test_a_budget_of_energy_by_terms_one_by_one(image, flows):
+    pde = TransformerPDE(64, 4, image.lattice, depth=6, temporal_modes=2, seed=1)
+    flow = replace(flows[0].select(slice(0, 3)), mask=torch.arange(49).expand(3, 49) < torch.tensor([[49], [20], [5]]))
+    found = evaluate.energy_budget(pde, flow)
+    for depth in (0, 5):
+        sizes = []
+        for name in found:
+            with torch.no_grad():
+                moved = pde.terms[name](float(depth), flow.states[depth], flow.mask)
+            sizes.append(float(moved[flow.mask].square().mean().sqrt()))
+        shares = [values[depth] for values in found.values()]
+        assert shares == pytest.approx([size / sum(sizes) for size in sizes], rel=1e-4)
+    assert all(len(values) == 6 for values in found.values())
+
+
+def test_headlines_are_the_worst_layers_mean():
+    found = {"cosine": [[0.9, 0.7], [0.5, 0.95]], "read": [[0.2, 0.4], [0.1, 0.1]]}
+    assert evaluate.headline(found) == pytest.approx(0.725) and evaluate.headline(found, "read") == pytest.approx(0.1)
+
+
+def test_what_moved_is_over_what_is_usual(image, flows):
+    reference, calibration = flows
+    mask = torch.arange(49).expand(24, 49) < 30
+    unchanged = replace(reference, mask=mask)
+    changed = replace(unchanged, states=(*reference.states[:-1], reference.states[-1].flip(0)))
+    found = evaluate.followed(unchanged, changed, unchanged, calibration)
+    last, mean = reference.states[-1], calibration.states[-1].mean(0)
+    far = (last.flip(0) - last)[:, :30].square().mean()
+    assert found["moved"] == pytest.approx(float(far / (mean - last)[:, :30].square().mean()), rel=1e-4)
+
+
+def test_without_another_seed_there_is_no_ceiling_and_without_a_twin_no_twin(flows):
+    found = evaluate.nulls_of(*flows)
+    assert "ceiling" not in found and "untrained twin" not in found["attention"]
+    assert found["states"].keys() == found["states pooled"].keys()

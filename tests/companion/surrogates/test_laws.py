@@ -1,14 +1,14 @@
 import itertools
+import json
 from dataclasses import asdict
 
 import pytest
 
-from companion.surrogates import laws, specs, store
+from companion.surrogates import calibrate, laws, specs, store
 from companion.surrogates.schedules import right_hand_sides
 from companion.teachers import teacher as teachers
 from companion.teachers.teacher import PRETRAINED
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BOOK = laws.law_specs("book")
 
 
@@ -77,3 +77,83 @@ def test_committed_rungs_are_the_ladders_own_at_their_budgets_and_beside_their_n
         assert made["right-hand sides"] == pytest.approx(spec.budget * specs.BUDGET["book"], rel=0.01)
         assert {"device", "precision", "plan", "parameters"} <= made.keys() and len(about["own steps"]) == 2
         assert "nearest neighbours" in known["nulls"][spec.teacher]["attention"]
+
+
+def test_committed_rungs_were_made_by_the_plans_and_equations_that_are_listed():
+    listed = {spec.name: spec for spec in BOOK}
+    for name, about in store.law_records()["rungs"].items():
+        spec, made = listed[name], about["made"]
+        wanted = store.rounded(json.loads(json.dumps(asdict(calibrate.plan_of(spec, "book")))))
+        assert made["plan"] == wanted, name
+        assert made["settings"] == json.loads(json.dumps(dict(spec.equation))), name
+        assert made["seen"] == calibrate.training_size(spec, "book")
+
+
+def test_each_pretrained_model_gets_every_kind_of_law_once():
+    found = {teacher: [one for one in BOOK if one.teacher == teacher] for teacher in PRETRAINED}
+    names = [one.family.removeprefix("laws-") for one in found[teachers.MINILM]]
+    assert names == ["segments1", "segments2", "segments3", "modes3", "recurrent1", "recurrent2", "recurrent3"]
+    assert [one.family for one in found[teachers.DINOV2]] == [one.family for one in found[teachers.MINILM]]
+    for text, picture in zip(*found.values(), strict=True):
+        ours, theirs = dict(text.equation), dict(picture.equation)
+        # A post-norm state has one size, so nothing is to be learnt from it; a block as in the literature sees none.
+        sized = not text.family.startswith("laws-recurrent")
+        assert "normalisation" not in ours and theirs.pop("normalisation", None) == ("layer+size" if sized else None)
+        assert ours == theirs and text.plan == picture.plan and text.seed == picture.seed == 0
+
+
+def test_pretrained_laws_have_no_entry_and_one_law_rolls_out_early():
+    for one in (spec for spec in BOOK if spec.teacher in PRETRAINED):
+        name = one.family.removeprefix("laws-")
+        assert one.plan.entry == () and (one.plan.method == "lie") == name.startswith("recurrent")
+        if not name.startswith("recurrent"):
+            assert one.plan.graded == ((1, 2),)
+            assert (one.plan.coarse > 0) == (name == "segments1") == (one.plan.forced < laws.FORCED.forced)
+        assert one.budget < 1 and one.plan.batch < laws.STEP.batch and one.plan.peak_rate < laws.STEP.peak_rate
+
+
+def test_segments_share_a_law_and_blocks_scale_it():
+    for count in (1, 2, 3):
+        segment, block = laws.SEGMENTS[f"segments{count}"], laws.BLOCKS[f"recurrent{count}"]
+        assert segment == {"temporal_modes": count, "basis": "piecewise"}
+        assert block == segment | {"scaled": True, "diffusion": None}
+
+
+@pytest.mark.parametrize("ending", ["-rolled", "-forced"])
+@pytest.mark.parametrize("name", ["k1", "k3"])
+def test_another_recipe_can_be_asked_for_by_name(name, ending):
+    plan, law = laws.recipe(name + ending), laws.law(name + ending, "image-patch4", 3, 2)
+    assert plan == (laws.ROLLED if ending == "-rolled" else laws.FORCED) == law.plan
+    assert law.equation == laws.EQUATIONS[name] and law.family == f"laws-{name}{ending}-b2"
+    assert law.teacher == "image-patch4-seed3" and law.seed == 3 and law.budget == 2.0
+
+
+def test_causal_teachers_have_no_diffusion_and_states_alone_are_named():
+    assert laws.law("k1", laws.LANGUAGE, 0, 1).equation["diffusion"] is None
+    assert "diffusion" not in laws.law("k1", "text-classifier", 0, 1).equation
+    one = laws.law("k3", "image-patch4", 0, 2, "states")
+    assert one.family == "laws-k3-states-b2" and one.plan == laws.replace(laws.FORCED, supervision="states")
+
+
+def test_at_full_scale_all_but_curves_and_heroes_have_five_seeds():
+    full = laws.law_specs("full")
+    for teacher in laws.TEACHERS:
+        for family in ("laws-k2-b2", "laws-k3-one-step-b2", "laws-rank4-b2", "laws-k3-states-b2", "laws-k1-b2"):
+            found = [one.seed for one in full if one.family == family and one.teacher.startswith(teacher)]
+            assert sorted(found) == [0, 1, 2, 3, 4], (teacher, family)
+    assert [one.seed for one in full if one.family == "laws-k3-b4"] == [0, 0]
+    assert len([one for one in BOOK if one.family == "laws-k2-b2"]) == 2
+
+
+def test_what_decides_most_comes_first_and_the_longest_last():
+    budgets = [one.budget for one in BOOK]
+    assert [one.family for one in BOOK[-2:]] == ["laws-k3-b32", "laws-k1-b32"] and budgets[-2:] == [32.0, 32.0]
+    assert [one.teacher[:5] for one in BOOK[-2:]] == ["image", "text-"]
+    assert budgets[:12] == [1.0] * 6 + [2.0] * 6 and set(budgets[-8:-2]) == {8.0}
+    assert [one.family for one in BOOK[:3]] == ["laws-k3-b1", "laws-k1-b1", "laws-blocks-b1"]
+    language = [one for one in BOOK if one.teacher.startswith(laws.LANGUAGE)]
+    assert sorted((one.family, one.seed) for one in language) == [
+        (f"laws-{name}-b2", seed) for name in ("k1", "k3") for seed in range(5)
+    ]
+    smoke = [(one.family, one.teacher, one.budget) for one in laws.law_specs("smoke")]
+    assert smoke == [(f"laws-{n}-b1", f"{t}-seed0", 1.0) for n in ("k1", "blocks") for t in laws.TEACHERS]

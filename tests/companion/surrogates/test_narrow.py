@@ -4,8 +4,6 @@ import torch
 from companion.surrogates import narrow
 from pdelens import Chain, Grid, TransformerPDE, fit, integrate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def count(pde):
     return sum(value.numel() for value in pde.parameters())

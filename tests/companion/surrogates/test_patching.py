@@ -20,7 +20,6 @@ from pdelens.pde.equation import TransformerPDE
 from pdelens.pde.integrate import integrate
 from pdelens.pde.parity import equation_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = [("lie", 1), ("lie", 5), ("strang", 3), ("euler", 4), ("rk4", 3), ("dopri5", 1)]
 
 

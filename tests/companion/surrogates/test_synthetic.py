@@ -1,12 +1,11 @@
 import copy
+import math
 
 import pytest
 import torch
 
 from companion.surrogates import synthetic
-from pdelens import Chain, Grid, TransformerPDE, fit, integrate, models
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from pdelens import Chain, Flow, Grid, TransformerPDE, fit, integrate, models
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +162,109 @@ def test_bad_settings_are_named():
         synthetic.equation_teacher(Chain(5), 4, 2, rate=-1)
     with pytest.raises(ValueError, match="position 2"):
         synthetic.smooth_states(Chain(5), 4, position=2)
+
+
+@torch.no_grad()
+def test_an_equations_coefficients_are_drawn_at_their_stated_sizes():
+    pde = synthetic.equation_teacher(Chain(5), 64, 4, depth=2, sharpness=4.0, rate=0.25, seed=3).pde
+    inputs, output, first, second = (
+        pde.get_parameter(f"terms.{name}.coefficients")[0]
+        for name in ("attention.inputs", "attention.output", "reaction.first", "reaction.second")
+    )
+    hidden = first.shape[0]
+    sizes = [(inputs[:64], 2 / 8), (inputs[64:128], 2 / 8), (inputs[128:], 1 / 8), (output, 0.25 / 8), (first, 1 / 8)]
+    sizes += [(second, 0.25 / (0.425 * hidden) ** 0.5)]
+    for matrix, size in sizes:
+        assert float(matrix[:, :-1].std()) == pytest.approx(size, rel=0.1) and not matrix[:, -1].any()
+    # Between independent normalised states the logits' deviation is the sharpness, and the reaction's size the rate.
+    u = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    q, k = ((u @ inputs[start : start + 16, :-1].T) for start in (0, 64))
+    assert float(((q * k.roll(1, 0)).sum(1) / 4).std()) == pytest.approx(4.0, rel=0.2)
+    added = torch.nn.functional.gelu(u @ first[:, :-1].T) @ second[:, :-1].T
+    assert rms(added) == pytest.approx(0.25, rel=0.1)
+
+
+def test_settings_of_a_teacher_are_handed_on():
+    made = synthetic.equation_teacher(Chain(5), 8, 4, depth=3, substeps=7, seed=2)
+    assert (made.kind, made.method, made.substeps, made.pde.depth) == ("equation", "rk4", 7, 3)
+    assert made.pde.terms["attention"].heads == 4 and made.pde.lattice == Chain(5)
+    states = synthetic.smooth_states(Chain(5), 8, seed=2)(torch.Generator().manual_seed(1), 3)
+    assert torch.equal(drawn(made, 3).states[0], states)
+    flow = drawn(made, 3)
+    with torch.no_grad():
+        again = integrate(made.pde, states, method="rk4", substeps=7)
+    assert torch.equal(flow.states[-1], again.states[-1])
+    layers = synthetic.layered_teacher(synthetic.equation_teacher(Chain(5), 8, 4, depth=2), seed=5)
+    assert (layers.kind, layers.method, layers.substeps, layers.pde.depth) == ("layers", "lie", 1, 2)
+    assert layers.pde.terms["attention"].heads == 4 and "diffusion" not in layers.pde.terms
+
+
+@pytest.mark.parametrize(
+    "settings", [{"sharpness": -1}, {"rate": -0.1}, {"diffusivity": (0.0, 0.1)}, {"diffusivity": (0.3, 0.2)}]
+)
+def test_each_bad_setting_is_enough(settings):
+    with pytest.raises(ValueError, match="given"):
+        synthetic.equation_teacher(Chain(5), 4, 2, **settings)
+    synthetic.equation_teacher(Chain(5), 4, 2, depth=1, sharpness=0, rate=0, diffusivity=(0.1, 0.1))
+
+
+@pytest.mark.parametrize("settings", [{"smoothness": -0.1}, {"position": -0.1}, {"position": 1.1}])
+def test_each_bad_setting_of_states_is_enough(settings):
+    with pytest.raises(ValueError, match=">= 0 and a share wanted"):
+        synthetic.smooth_states(Chain(5), 4, **settings)
+    synthetic.smooth_states(Chain(5), 4, 0.0, 1.0)
+
+
+def test_states_diffuse_for_their_smoothness_and_special_tokens_do_not():
+    """By the matrix exponential of second differences; the field of places is drawn from the seed."""
+    lattice = Chain(6, special=(2, 1))
+    found = synthetic.smooth_states(lattice, 3, 0.7, 0.0)(torch.Generator().manual_seed(4), 2)
+    noise = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(4))
+    second = torch.zeros(6, 6)
+    for i in range(6):
+        for j in (i - 1, i + 1):
+            if 0 <= j < 6:
+                second[i, j] += 1
+                second[i, i] -= 1
+    kernel = torch.matrix_exp(0.7 * second.double()).float()
+    size = float(sum(value**2 for row in kernel.tolist() for value in row) / 6) ** 0.5
+    torch.testing.assert_close(found[:, 2:8], kernel @ noise[:, 2:8] / size, atol=1e-5, rtol=0)
+    assert torch.equal(found[:, :2], noise[:, :2]) and torch.equal(found[:, 8:], noise[:, 8:])
+    one, again, other = (
+        synthetic.smooth_states(lattice, 3, 0.7, 1.0, seed)(torch.Generator().manual_seed(4), 2) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again) and torch.equal(one[0], one[1]) and not torch.equal(one, other)
+    half = synthetic.smooth_states(lattice, 3, 0.7, 0.36)(torch.Generator().manual_seed(4), 2)
+    torch.testing.assert_close(half, 0.6 * one + 0.8 * found, atol=1e-5, rtol=0)
+
+
+def test_sizes_by_plain_loops_over_real_tokens(attention):
+    generator, lengths = torch.Generator().manual_seed(0), (5, 3)
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    maps = [attention(batch=2, heads=3, tokens=5, seed=seed) * mask[:, None, None, :] for seed in range(2)]
+    maps = [a / a.sum(-1, keepdim=True) for a in maps]
+    states = [torch.randn(2, 5, 4, generator=generator) for _ in range(3)]
+    found = synthetic.sizes(Flow(states, maps, mask=mask))
+    for layer in range(2):
+        entropies, most, cosines = [], [], []
+        for example, length in enumerate(lengths):
+            for head in range(3):
+                rows = maps[layer][example, head, :length, :length]
+                entropies += [-float((row * row.log()).sum()) for row in rows]
+                most += [math.log(length)] * length
+                cosines.append(float(rows.sum() / rows.norm() / length))
+        assert float(found.entropy[layer]) == pytest.approx(sum(entropies) / sum(most), rel=1e-5)
+        assert float(found.uniform_cosine[layer]) == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
+        moved = (states[layer + 1] - states[layer])[mask]
+        assert float(found.displacement[layer]) == pytest.approx(rms(moved), rel=1e-6)
+        assert float(found.size[layer]) == pytest.approx(rms(states[layer + 1][mask]), rel=1e-6)
+
+
+def test_layers_match_closely_the_inputs_that_they_were_matched_on(equation, layers):
+    flow = equation(synthetic.generator_for(1, 2), synthetic.PROBE)
+    wanted = synthetic.sizes(flow)
+    found = synthetic.sizes(layers.flow(flow.states[0]))
+    assert found.entropy.tolist() == pytest.approx(wanted.entropy.tolist(), rel=2e-3)
+    assert found.displacement.tolist() == pytest.approx(wanted.displacement.tolist(), rel=2e-3)
+    for name in ("attention.output", "reaction.second", "attention.inputs", "reaction.first"):
+        assert not layers.pde.get_parameter(f"terms.{name}.coefficients")[..., -1].any()

@@ -24,9 +24,6 @@ KINDS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def pictures(examples=400):
     """Two kinds of pictures that a tiny model can tell apart: bright above or bright below."""
     generator = torch.Generator().manual_seed(0)
@@ -227,3 +224,56 @@ def test_learning_rate_is_one_cycle():
     assert max(rates) == pytest.approx(3e-3) and rates[-1] < 0.02 * 3e-3
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_a_model_is_evaluated_by_batches_whose_mean_is_over_all(monkeypatch):
+    """The last digits of recorded losses depend on the batches: of 250, as it says."""
+    recipe, data = make("causal")
+    model, sizes = recipe.untrained().eval(), []
+    many = Examples(*(torch.cat([column, column])[:501] for column in data))
+    plain = model.forward
+    monkeypatch.setattr(model, "forward", lambda inputs, mask: sizes.append(len(inputs)) or plain(inputs, mask))
+    found = stack.evaluate(model, many)
+    assert sizes == [250, 250, 1]
+    again = stack.evaluate(model, many, batch=7)
+    assert found == pytest.approx(again, rel=1e-5)
+    with torch.no_grad():
+        logs = plain(many.inputs, many.inputs != 0).log_softmax(-1)
+    losses = [
+        -float(logs[e, t, many.inputs[e, t + 1]])
+        for e in range(501)
+        for t in range(many.inputs.shape[1] - 1)
+        if many.inputs[e, t + 1] != 0
+    ]
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_each_models_gradient_is_clipped_by_its_own_norm():
+    recipe, _ = make()
+    both = stack.Stack([recipe, dataclasses.replace(recipe, seed=4)])
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([10.0, 1e-4])
+    for value in both.module.parameters():
+        value.grad = torch.randn(value.shape, generator=generator) * scales.view(-1, *[1] * (value.ndim - 1))
+    before = [value.grad.clone() for value in both.module.parameters()]
+    both.clip(0.5)
+    for number in range(2):
+        norm = float(torch.cat([grad[number].flatten() for grad in before]).norm())
+        factor = min(1.0, 0.5 / norm)
+        for value, grad in zip(both.module.parameters(), before, strict=True):
+            torch.testing.assert_close(value.grad[number], grad[number] * factor, rtol=1e-4, atol=0)
+
+
+def test_a_stack_is_cut_to_each_jobs_examples_and_labels_stay_where_they_are_not_random():
+    recipe, data = make(examples=50)
+    found = stack.training_set(recipe, data)
+    assert torch.equal(found.inputs, data.inputs[:50]) and torch.equal(found.labels, data.labels[:50])
+    whole = stack.training_set(dataclasses.replace(recipe, examples=0), data)
+    assert torch.equal(whole.inputs, data.inputs)
+
+
+def test_stacks_are_called_by_their_first_job_and_how_many_are_with_it(tmp_path):
+    recipe, _ = make()
+    assert stack.label_of([recipe]) == recipe.name
+    assert stack.label_of([recipe] * 3) == f"{recipe.name}+2"
+    assert stack.checkpoint_of([recipe] * 3, tmp_path) == tmp_path / f"{recipe.name}+2.checkpoint.safetensors"

@@ -281,6 +281,8 @@ def test_plain_methods_are_measured_once(project_with_data, monkeypatch):
     assert set(found) == {
         "image-linear",
         "image-neighbours",
+        "image-dense",
+        "image-convolutional",
         "text-8-tfidf-1",
         "text-8-tfidf-2",
         "text-8-tfidf-pieces",
@@ -293,6 +295,8 @@ def test_plain_methods_are_measured_once(project_with_data, monkeypatch):
     assert [job.name for job in comparisons.comparison_jobs(run, "baselines-image-*")] == [
         "baselines-image-linear",
         "baselines-image-neighbours",
+        "baselines-image-dense",
+        "baselines-image-convolutional",
     ]
 
 

@@ -6,6 +6,7 @@ import torch
 
 import pdelens
 from companion.theory import clusters
+from pdelens import models
 from pdelens.pde import constraints, terms
 
 # Printed to five digits; the entry .00074 is .000745 in truth, so it is off by one in its last digit.
@@ -110,3 +111,29 @@ def test_doubly_stochastic_attention_never_raises_the_energy():
         weights = weights / weights.sum(-2, keepdim=True)
         weights = weights / weights.sum(-1, keepdim=True)
     assert float(clusters.energy_ratio(weights, torch.randn(3, 6, 4, dtype=torch.float64)).max()) <= 1 + 1e-9
+
+
+def test_switched_off_terms_are_gone_from_a_teacher():
+    """Against the model's own blocks, by hand."""
+    shape = models.Configuration(width=16, layers=3, heads=2, outputs=3, side=12, patch=4)
+    model = models.Transformer(shape, seed=0).eval().double()
+    pictures = torch.randint(0, 255, (5, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.no_grad():
+        residuals, energies = clusters.without_terms(model, pictures)
+        flow = pdelens.flow_of(model, pictures)
+        u = {name: flow.states[0].double() for name in residuals}
+        rows = {name: [float(clusters.rank_residual(state).mean())] for name, state in u.items()}
+        for block in model.blocks:
+            attended = {name: block.attention(block.norm_attention(state), None) for name, state in u.items()}
+            u["no-reaction"] = u["no-reaction"] + attended["no-reaction"]
+            u["pure"] = attended["pure"]
+            u["no-attention"] = u["no-attention"] + block.mlp(block.norm_mlp(u["no-attention"]))
+            middle = u["full"] + attended["full"]
+            u["full"] = middle + block.mlp(block.norm_mlp(middle))
+            for name, state in u.items():
+                rows[name].append(float(clusters.rank_residual(state).mean()))
+    for name, row in rows.items():
+        assert residuals[name] == pytest.approx(row, abs=1e-6), name
+    assert energies.shape == (3, 5, 2)
+    seen = torch.nn.functional.layer_norm(flow.states[1].double(), (16,), eps=1e-5)
+    torch.testing.assert_close(energies[1], clusters.energy_ratio(flow.attention[1].double(), seen), check_dtype=False)

@@ -90,6 +90,10 @@ def test_the_null_keeps_places_and_mixes_company():
             ours, theirs = null.states[depth][:, place], states[depth][:, place]
             assert torch.equal(ours.sort(0).values, theirs.sort(0).values)
     assert torch.equal(null.mask.sum(0), real.sum(0))
+    for example in range(40):
+        for place in range(5):
+            (source,) = (states[1][:, place] == null.states[1][example, place]).all(1).nonzero().flatten().tolist()
+            assert null.mask[example, place] == real[source, place], "a token stays what it was, real or padding"
     # One example's tokens come from many, and from the same ones at every depth.
     sources = [(states[0][:, p] == null.states[0][0, p]).all(1).nonzero().item() for p in range(5)]
     assert len(set(sources)) > 2
@@ -106,3 +110,49 @@ def test_what_tokens_of_one_example_share_is_gone():
 def test_a_flow_of_maps_alone_is_named():
     with pytest.raises(ValueError, match="a Flow without states was given"):
         profile(Flow(attention=[torch.full((1, 1, 3, 3), 1 / 3)]))
+
+
+def test_the_null_forgets_who_saw_whom_and_follows_its_seed():
+    maps = [torch.full((6, 2, 4, 4), 0.25)] * 2
+    flow = Flow(
+        [random(6, 4, 3, seed=k) for k in range(3)],
+        maps,
+        key_mask=torch.ones(6, 4, dtype=torch.bool),
+        visible=[torch.ones(6, 1, 4, 4, dtype=torch.bool)] * 2,
+    )
+    null, again, other = mixed(flow), mixed(flow, 0), mixed(flow, seed=1)
+    assert null.attention == null.visible == () and null.key_mask is None and len(null.states) == 3
+    assert torch.equal(null.states[1], again.states[1]) and not torch.equal(null.states[1], other.states[1])
+
+
+def test_rises_are_counted_by_layers_alone():
+    """Three layers: tokens draw together, fall apart, draw together."""
+    apart, near = torch.eye(4).double()[None], torch.eye(4).double()[None] + 1.0
+    found = profile(Flow([apart, near, apart, near]))
+    assert found.rises().tolist() == pytest.approx([2 / 3])
+    still = profile(Flow([apart, apart]))
+    assert still.rises().tolist() == [0.0], "what stays has not risen"
+    both = profile(Flow([torch.cat([apart, near]), torch.cat([near, apart])]))
+    assert both.rises().tolist() == [1.0, 0.0]
+
+
+def test_one_tokens_example_is_too_few_and_two_are_enough():
+    tokens = random(1, 3, 4)
+    two = torch.tensor([[True, False, True]])
+    found = profile(Flow([tokens, tokens], mask=two))
+    x, y = tokens[0, 0], tokens[0, 2]
+    assert float(found.cosine[0, 0]) == pytest.approx(float(x @ y / x.norm() / y.norm()))
+
+
+def test_a_token_of_size_zero_has_no_direction():
+    tokens = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1e-100, 0.0]]], dtype=torch.float64)
+    found = profile(Flow([tokens, tokens]), beta=1.0)
+    # The second and the third point alike, however small; the first's products are 0.
+    assert float(found.cosine[0, 0]) == pytest.approx(1 / 3)
+    assert float(found.energy[0, 0]) == pytest.approx((4 * math.e + 5) / 9 / 2)
+
+
+def test_links_are_above_their_cosine_and_a_groups_size_plays_no_part():
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]])
+    assert clusters(Flow([tokens]), linked=0.0).tolist() == [[3]], "a cosine of just 0 is not above it"
+    assert clusters(Flow([tokens]), linked=-0.1).tolist() == [[1]]

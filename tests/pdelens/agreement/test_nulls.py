@@ -1,9 +1,11 @@
+import itertools
+
 import pytest
 import torch
 
 from companion.theory import cosine
 from pdelens import Flow, compare
-from pdelens.agreement import matching, measures, nulls
+from pdelens.agreement import measures, nulls
 
 
 def flow_of(attention, seed, **kwargs):
@@ -75,24 +77,6 @@ def test_shuffles_leave_nothing_in_place(attention):
         assert all(a is not b for a, b in zip(nulls.shuffled_layers(flow, seed), flow.attention, strict=True))
         for maps, own in zip(nulls.other_input(flow, seed), flow.attention, strict=True):
             assert not bool((maps == own).flatten(1).all(1).any())
-
-
-def test_heads_are_matched_back(attention):
-    flow = flow_of(attention, 1, heads=5)
-    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(3)]
-    mixed = flow.permute_heads(orders)
-    found = matching.match_heads(mixed, flow)
-    back = mixed.permute_heads(found)
-    assert all(torch.equal(a, b) for a, b in zip(back.attention, flow.attention, strict=True))
-
-
-def test_heads_are_aligned_along_depth(attention):
-    first = attention(heads=5)
-    orders = [torch.randperm(5, generator=torch.Generator().manual_seed(layer)) for layer in range(4)]
-    layers = [first] + [0.9 * first[:, order] + 0.1 / 7 for order in orders]
-    aligned = Flow(attention=layers).permute_heads(matching.align_heads(Flow(attention=layers)))
-    for layer in aligned.attention[1:]:
-        assert float(measures.cosine(layer, first).min()) > 0.99
 
 
 def test_affine_null_finds_an_affine_flow_and_identity_a_still_one():
@@ -193,3 +177,118 @@ def test_too_few_to_shuffle_is_named(attention):
         nulls.other_input(one)
     with pytest.raises(ValueError, match="at least two"):
         nulls.shuffled_layers(one)
+
+
+def test_two_are_enough_to_shuffle(attention):
+    two = Flow(attention=[attention(batch=2, seed=1), attention(batch=2, seed=2)])
+    for maps, own in zip(nulls.other_input(two), two.attention, strict=True):
+        torch.testing.assert_close(maps, own.flip(0))
+    assert all(a is b for a, b in zip(nulls.shuffled_layers(two), two.attention[::-1], strict=True))
+
+
+def test_a_null_by_itself_is_the_one_among_all(attention):
+    flow = Flow(attention=[attention(seed=layer) for layer in range(6)])
+    for name, alone in (("other input", nulls.other_input), ("shuffled layers", nulls.shuffled_layers)):
+        every = [nulls.attention_nulls(flow, flow, seed=seed)[name] for seed in (0, 1)]
+        for number in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(alone(flow, number), every[number], strict=True))
+        usual = nulls.attention_nulls(flow, flow)[name]
+        assert all(torch.equal(a, b) for a, b in zip(alone(flow), usual, strict=True))
+        assert any(not torch.equal(a, b) for a, b in zip(*every, strict=True))
+
+
+def test_a_shuffle_is_one_cycle_through_all():
+    for count, seed in itertools.product((2, 3, 7), range(5)):
+        order, place, seen = nulls._derangement(count, seed).tolist(), 0, []
+        for _ in range(count):
+            place = order[place]
+            seen.append(place)
+        assert sorted(seen) == list(range(count)) and place == 0
+
+
+def test_noise_on_every_logit_keeps_rows_and_what_is_hidden(attention):
+    past = attention().tril() / attention().tril().sum(-1, keepdim=True)
+    flow = Flow(attention=[past, past], causal=True)
+    found = nulls.perturbed(flow, 0.3)
+    for maps in found:
+        torch.testing.assert_close(maps.sum(-1), torch.ones(6, 3, 7))
+        assert not maps.triu(1).any()
+    assert not torch.equal(found[0], found[1])
+    # What is left of the logits' change, row by row, is noise of that sd less its own mean.
+    moved = (found[0] / past).log()[..., 6, :].flatten(0, 1)
+    assert float((moved - moved.mean(-1, keepdim=True)).square().sum(-1).mean() / 6) ** 0.5 == pytest.approx(
+        0.3, rel=0.2
+    )
+    for maps, own in zip(nulls.perturbed(flow, 0.0), flow.attention, strict=True):
+        torch.testing.assert_close(maps, own)
+
+
+def test_the_mean_map_is_over_the_examples_that_have_the_row(padded):
+    known, _, _ = padded
+    found = nulls.mean_map(known)[1]
+    for row in range(6):
+        there = [known.attention[1][n, 1, row] for n in range(20) if bool(known.mask[n, row])]
+        torch.testing.assert_close(found[0, 1, row], sum(there) / len(there))
+
+
+def test_another_inputs_missing_rows_are_uniform(padded):
+    known, held, _ = padded
+    missing = 0
+    for flow in (known, held):
+        order = nulls._derangement(flow.examples, 0).tolist()
+        for layer, found in enumerate(nulls.other_input(flow)):
+            for example, other in enumerate(order):
+                length = int(flow.mask[example].sum())
+                for row in range(length):
+                    kept = flow.attention[layer][other, 1, row, :length]
+                    even = not bool(flow.mask[other, row])
+                    wanted = torch.full_like(kept, 1 / length) if even else kept / kept.sum()
+                    torch.testing.assert_close(found[example, 1, row, :length], wanted)
+                    missing += even and length == 6
+    assert missing, "a whole example beside a shorter one must occur"
+
+
+def test_one_layer_has_a_mean_map_too(padded):
+    known, held, _ = padded
+    first = [Flow(attention=flow.attention[:1], mask=flow.mask) for flow in (known, held)]
+    assert torch.equal(nulls.mean_map(*first)[0], nulls.mean_map(known, held)[0])
+
+
+def test_affine_nulls_are_least_squares_over_real_tokens():
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(40, 5, 3, generator=generator).double() for _ in range(3)]
+    mask = torch.arange(5) < (2 + torch.arange(40) % 4)[:, None]
+    states = [torch.where(mask[..., None], state, 50.0) for state in states]
+    flow = Flow(states, mask=mask)
+    found = nulls.state_nulls(flow, flow)
+    moved = states[0]
+    for layer in range(2):
+        design = torch.cat([states[layer][mask], torch.ones(int(mask.sum()), 1, dtype=torch.float64)], 1)
+        best = torch.linalg.lstsq(design, states[layer + 1][mask]).solution
+        step = states[layer] @ best[:-1] + best[-1]
+        torch.testing.assert_close(found["affine, one step"][layer + 1][mask], step[mask], atol=1e-6, rtol=1e-6)
+        moved = moved @ best[:-1] + best[-1]
+        torch.testing.assert_close(found["affine, rolled out"][layer + 1][mask], moved[mask], atol=1e-6, rtol=1e-6)
+
+
+def test_means_of_rows_that_one_example_has_are_its_own():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(4) < torch.tensor([[1], [2], [3]])
+    maps = torch.softmax(torch.randn(3, 2, 4, 4, generator=generator), -1)
+    states = torch.randn(3, 4, 5, generator=generator)
+    flow = Flow([states, states], [maps], mask)
+    for row, there in enumerate(([0, 1, 2], [1, 2], [2], [])):
+        wanted = states[there, row].mean(0) if there else torch.zeros(5)
+        torch.testing.assert_close(nulls.mean_states(flow)[1][row], wanted)
+        wanted = maps[there, :, row].mean(0) if there else torch.zeros(2, 4)
+        torch.testing.assert_close(nulls.mean_map(flow)[0][0, :, row], wanted)
+
+
+def test_uniform_nulls_spread_over_each_layers_own_keys(attention):
+    whole = torch.ones(6, 1, 7, 7, dtype=torch.bool)
+    visible = [whole, whole.tril(), whole.triu()]
+    maps = [seen / seen.sum(-1, keepdim=True) for seen in visible]
+    for found, wanted in zip(nulls.uniform(Flow(attention=maps, visible=visible)), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    causal = nulls.uniform(Flow(attention=[maps[1]] * 2, causal=True))
+    assert len(causal) == 2 and all(torch.equal(found, maps[1]) for found in causal)

@@ -159,3 +159,72 @@ def test_a_solution_that_carries_gradients_is_compared_as_it_is():
     given = nulls.attention_nulls(flow, flow)
     report = compare(flow, flow, given, flow)
     assert report.headline() == pytest.approx(1.0) and report.states["r2 pooled"] == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-2, 1e4])
+def test_channels_below_a_millionth_of_the_mean_variance_are_left_out(unit):
+    sign = (torch.arange(12) % 2 * 2 - 1)[:, None, None].double().expand(12, 2, 1)
+    variances = torch.tensor([2.0, 2.0, 0.97e-6, 1.03e-6], dtype=torch.float64)  # of which the mean is 1
+    states = unit * sign * variances.sqrt()
+    reference = Flow(states=[states, states])
+    ours = states * torch.tensor([1.0, 1.0, 0.0, 0.0])  # right in the loud channels, the mean in both quiet ones
+    found = state_agreement([ours, ours], reference, reference)
+    assert found["r2 mean over channels"] == pytest.approx([2 / 3])
+    assert found["r2, worst decile"] == pytest.approx([0.2])
+
+
+def test_the_worst_decile_is_what_a_tenth_of_the_channels_stay_below():
+    states = torch.randn(30, 2, 11, generator=torch.Generator().manual_seed(0)).double()
+    states = states - states.mean(0)
+    share = torch.linspace(0, 1, 11, dtype=torch.float64)
+    ours = states * (1 - (1 - share).sqrt())  # of which the R2 are these shares
+    reference = Flow(states=[states, states])
+    assert state_agreement([ours, ours], reference, reference)["r2, worst decile"] == pytest.approx([0.1])
+
+
+def test_alignment_is_told_from_twenty_samples_a_feature_on():
+    states = torch.randn(15, 4, 3, generator=torch.Generator().manual_seed(0))
+    flow, fewer = Flow(states=[states] * 3), torch.ones(15, 4, dtype=torch.bool)
+    fewer[0, 0] = False
+    assert state_agreement(flow.states, flow, flow)["cka"] == pytest.approx([1, 1], abs=1e-5)
+    assert "cka" not in state_agreement(flow.states, flow, flow, cka=False)
+    assert "cka" not in state_agreement(flow.states, Flow(flow.states, mask=fewer), flow)
+
+
+def test_the_fifth_percentile_and_the_worst_head_turn_round_for_distances(pair):
+    report = compare(*pair)
+    for measure, low in (("cosine", True), ("jensen-shannon", False), ("total variation", False), ("top-1", True)):
+        values = report.attention[measure]
+        worst = min if low else max
+        layers = [np.percentile(layer.mean(1), 5 if low else 95) for layer in values]
+        assert report.fifth_percentile(measure) == pytest.approx(worst(layers))
+        heads = [values[layer, :, head].mean() for layer in range(3) for head in range(3)]
+        assert report.worst_head(measure) == pytest.approx(worst(heads))
+
+
+def test_intervals_by_group_resample_groups(pair):
+    report = compare(*pair)
+    by_group = report.attention["cosine"].mean(2).T.reshape(3, 2, 3).mean(1)
+    found = report.headline_interval(group=2, resamples=200)
+    assert found == intervals.bootstrap_interval(by_group, lambda rows: rows.mean(0).min(), resamples=200)
+    with pytest.raises(ValueError, match="6 examples can't be averaged 4 by 4"):
+        report.headline_interval(group=4)
+
+
+def test_the_head_mean_is_the_cosine_of_the_maps_averaged_over_heads(pair):
+    ours, theirs = pair
+    found = compare(ours, theirs).head_mean
+    a, b = (flow.attention[2][4].double().mean(0).flatten() for flow in pair)
+    assert found.shape == (3, 6) and found[2, 4] == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-6)
+
+
+def test_one_negative_weight_is_enough_to_refuse_maps(pair):
+    ours, theirs = pair
+    wrong = [maps.clone() for maps in ours.attention]
+    wrong[1][0, 2, 3, 4] = -1e-3
+    with pytest.raises(ValueError, match="the Flow has negative weights, or no real ones, in layer 1"):
+        compare(wrong, theirs)
+    with pytest.raises(ValueError, match="null 'whole' has negative weights, or no real ones, in layer 0"):
+        compare(ours, theirs, {"whole": [maps.long() for maps in ours.attention]})
+    wrong[1][0, 2, 3, 4] = -5e-7
+    compare(wrong, theirs)

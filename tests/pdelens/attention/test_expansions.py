@@ -11,12 +11,11 @@ import torch
 from pdelens import Chain, Grid
 from pdelens.attention import expansions
 from pdelens.attention import matched as matching
-from pdelens.attention.matched import matched
+from pdelens.attention.matched import match_moments
 from pdelens.attention.moments import Moments, attention_moments
 from pdelens.lattice import Lattice
 
 # Small exponentials in two threads cost many times what they take in one.
-pytestmark = pytest.mark.usefixtures("one_thread")
 LATTICES = [Chain(9), Chain(24), Grid(5, 5), Grid(4, 6)]
 
 
@@ -40,7 +39,7 @@ def coefficients(lattice, drift, diffusivity):
 def test_matched_rows_have_the_moments_asked_for(lattice, spread):
     maps = random_maps(lattice, spread)
     wanted = attention_moments(maps, lattice)
-    found = matched(wanted, lattice)
+    found = match_moments(wanted, lattice)
     again = attention_moments(found.weights, lattice)
     assert float((again.drift - wanted.drift).abs().max()) < 1e-6
     assert float(2 * (again.diffusivity - wanted.diffusivity).abs().max()) < 1e-6
@@ -65,7 +64,7 @@ def test_a_matched_row_is_the_one_of_largest_entropy():
         options={"ftol": 1e-14, "maxiter": 500},
     )
     assert best.success
-    found = matched(attention_moments(random_maps(lattice, 1.5), lattice), lattice).weights[0, 0, 2]
+    found = match_moments(attention_moments(random_maps(lattice, 1.5), lattice), lattice).weights[0, 0, 2]
     np.testing.assert_allclose(found, best.x, atol=1e-5)
 
 
@@ -76,7 +75,7 @@ def test_even_rows_and_discrete_gaussians_are_their_own_match(lattice):
     away = place[None] - place[:, None] - 0.4
     sharp = torch.softmax(-away.square().sum(-1) / 3 + 0.3 * away.prod(-1) * (lattice.dims > 1), -1)[None, None]
     for maps in (even, sharp):
-        found = matched(attention_moments(maps, lattice), lattice).weights
+        found = match_moments(attention_moments(maps, lattice), lattice).weights
         torch.testing.assert_close(found, maps, atol=1e-6, rtol=0)
 
 
@@ -93,7 +92,7 @@ def test_moments_that_no_attention_has_are_named():
     about = attention_moments(random_maps(lattice, 1.0, heads=1), lattice)
     about.diffusivity[0, 0, 4] = 40.0  # a variance of 80 on nine places
     about.drift[0, 0, 6] = 5.0  # beyond the last of them
-    found = matched(about, lattice)
+    found = match_moments(about, lattice)
     assert found.unmatched().tolist() == [[0, 0, 4], [0, 0, 6]]
     assert bool(found.weights.isfinite().all())
 
@@ -101,16 +100,16 @@ def test_moments_that_no_attention_has_are_named():
 def test_rows_that_copy_are_matched_in_the_limit():
     lattice = Chain(12)
     copying = torch.nn.functional.one_hot((torch.arange(12) - 1).clamp_min(0), 12).double()[None, None]
-    found = matched(attention_moments(copying, lattice), lattice)
+    found = match_moments(attention_moments(copying, lattice), lattice)
     assert float(found.error.max()) < 1e-6
     torch.testing.assert_close(found.weights, copying, atol=1e-6, rtol=0)
 
 
 def test_rows_are_matched_alike_in_one_batch_and_in_many(monkeypatch):
     about = attention_moments(random_maps(Grid(4, 4), 2.0), Grid(4, 4))
-    whole = matched(about, Grid(4, 4)).weights
+    whole = match_moments(about, Grid(4, 4)).weights
     monkeypatch.setattr(matching, "_ROWS", 5)
-    torch.testing.assert_close(matched(about, Grid(4, 4)).weights, whole)
+    torch.testing.assert_close(match_moments(about, Grid(4, 4)).weights, whole)
 
 
 @pytest.mark.parametrize("lattice", LATTICES, ids=str)
@@ -166,7 +165,7 @@ def test_matched_rows_owe_what_they_explain_to_the_lattice_only_where_a_head_is_
     here, elsewhere = (
         left(local, flow, lattice)
         for flow in (
-            matched(attention_moments(local, lattice), lattice).weights,
+            match_moments(attention_moments(local, lattice), lattice).weights,
             expansions.matched_elsewhere(local, lattice),
         )
     )
@@ -176,7 +175,7 @@ def test_matched_rows_owe_what_they_explain_to_the_lattice_only_where_a_head_is_
     both = [
         expansions.remainder(unrelated @ u.unsqueeze(1), u, flow @ u.unsqueeze(1)).median()
         for flow in (
-            matched(attention_moments(unrelated, lattice), lattice).weights,
+            match_moments(attention_moments(unrelated, lattice), lattice).weights,
             expansions.matched_elsewhere(unrelated, lattice),
         )
     ]
@@ -195,8 +194,8 @@ def test_chosen_rows_are_those_of_the_whole():
     maps, rows = random_maps(lattice, 1.0), torch.tensor([0, 7, 19])
     about = attention_moments(maps, lattice)
     chosen = Moments(about.drift[..., rows, :], about.diffusivity[..., rows, :, :], about.special_mass[..., rows])
-    whole = matched(about, lattice).weights[..., rows, :]
-    torch.testing.assert_close(matched(chosen, lattice, rows).weights, whole, atol=1e-7, rtol=0)
+    whole = match_moments(about, lattice).weights[..., rows, :]
+    torch.testing.assert_close(match_moments(chosen, lattice, rows).weights, whole, atol=1e-7, rtol=0)
     whole = expansions.matched_elsewhere(maps, lattice)[..., rows, :]
     found = expansions.matched_elsewhere(maps, lattice, queries=rows)
     torch.testing.assert_close(found, whole, atol=1e-7, rtol=0)

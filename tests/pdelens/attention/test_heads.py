@@ -188,3 +188,102 @@ def test_poster_frames_every_head_in_its_class():
     plt.close(plots.poster(tiles, classes, "a model", "four layers", blocks=2))
     with pytest.raises(ValueError, match="divisor"):
         plots.poster(tiles, classes, "a model", "four layers", blocks=3)
+
+
+def told(**values):
+    """Give heads of one example, a number a head."""
+    return Heads({name.replace("_", " "): torch.tensor([[row]]).double() for name, row in values.items()})
+
+
+def test_a_head_of_just_half_its_mass_on_special_tokens_is_compared():
+    found = extremes(
+        told(
+            special_mass=[0.5, 0.51, 0.1, 0.0],
+            entropy=[0.4, 0.0, 2.0, 1.0],
+            mass_near=[0.9, 0.2, 0.5, 0.49],
+            speed=[3.0, 9.0, 1.0, 0.1],
+            diffusivity=[1.0, 1.0, 1.0, 1.0],
+            shift=[0.2, 0.0, 0.9, 0.8],
+        )
+    )
+    assert {name: places[0][1] for name, places in found.items()} == {
+        "most on special tokens": 1,
+        "flattest": 2,
+        "sharpest": 0,
+        "most advective": 0,
+        "most diffusive": 2,
+        "longest range": 3,
+        "closest to a shift": 0,
+    }
+
+
+def test_extremes_are_as_many_as_asked_for_and_in_order():
+    maps = [softmax_maps(s * random(5, 3, 10, 10, seed=int(s))) for s in (1, 4)]
+    heads = measure_heads(Flow(attention=maps), Chain(10))
+    entropy = {(layer, head): heads.mean("entropy")[layer, head] for layer in range(2) for head in range(3)}
+    for count in (1, 2, 6):
+        found = extremes(heads, count)
+        assert all(len(places) == count for places in found.values())
+        assert found["sharpest"] == sorted(entropy, key=entropy.__getitem__)[:count]
+        assert found["flattest"] == sorted(entropy, key=entropy.__getitem__, reverse=True)[:count]
+    assert all(len(places) == 1 for places in extremes(heads).values())
+
+
+def test_bounds_of_classes_are_none_of_their_heads():
+    given = told(special_mass=[0.5] * 3, mass_near=[0.5] * 3, speed=[1.0, 1.01, 0.99], diffusivity=[1.0] * 3)
+    assert given.classes().tolist() == [["diffusive", "advective", "diffusive"]]
+    np.testing.assert_allclose(given.peclet(), [[1.0, 1.01, 0.99]])
+
+
+@pytest.mark.parametrize("lattice", [Chain(5, special=(1, 2)), Grid(3, 4, special=1)], ids=str)
+def test_measures_of_a_head_query_by_query(lattice):
+    """A plain loop over queries and keys; the last query looks at special tokens alone."""
+    maps = softmax_maps(random(1, 1, lattice.tokens, lattice.tokens, seed=3).double())
+    first = lattice.special[0]
+    maps[0, 0, first + lattice.places - 1] = torch.eye(lattice.tokens, dtype=torch.float64)[0]
+    found = measure_heads(Flow(attention=[maps]), lattice, radius=1.5)
+    place, drifts, traces, near, aside, special, entropy = lattice.positions().tolist(), [], [], [], [], [], []
+    for query in range(lattice.places):
+        row = maps[0, 0, first + query].tolist()
+        own = row[first : first + lattice.places]
+        special.append(sum(row) - sum(own))
+        entropy.append(-sum(w * np.log(w) for w in row if w))
+        if query == lattice.places - 1:
+            continue
+        offsets = [np.subtract(place[key], place[query]) for key in range(lattice.places)]
+        share = np.array(own) / sum(own)
+        drift = sum(w * offset for w, offset in zip(share, offsets, strict=True))
+        trace = sum(w * ((offset - drift) ** 2).sum() for w, offset in zip(share, offsets, strict=True)) / 2
+        drifts.append(drift)
+        traces.append(trace)
+        near.append(sum(w for w, offset in zip(share, offsets, strict=True) if np.linalg.norm(offset) <= 1.5))
+        if query:
+            aside.append(abs(drift[0] + 1) + trace)
+    mean = np.mean(drifts, 0)
+    wanted = {f"drift {axis}": mean[axis] for axis in range(lattice.dims)}
+    wanted |= {"speed": np.linalg.norm(mean), "diffusivity": np.mean(traces), "mass near": np.mean(near)}
+    wanted |= {"special mass": np.mean(special), "entropy": np.mean(entropy)}
+    wanted |= {"shift": np.mean(aside)} if lattice.dims == 1 else {}
+    assert {name: float(value[0, 0, 0]) for name, value in found.values.items()} == pytest.approx(wanted, abs=1e-9)
+
+
+def test_drift_and_diffusivity_by_place_are_the_moments(attention):
+    lattice, maps = Chain(7), [attention(seed=1), attention(seed=2)]
+    drift, diffusivity = head_measures.by_place(Flow(attention=maps), lattice)
+    for layer in range(2):
+        exact = attention_moments(maps[layer], lattice)
+        torch.testing.assert_close(drift[:, layer], exact.drift[..., 0])
+        torch.testing.assert_close(diffusivity[:, layer], exact.diffusivity[..., 0, 0])
+
+
+def test_draws_are_means_over_resampled_examples():
+    values = torch.arange(12.0).view(4, 1, 3)
+    heads = Heads({"entropy": values})
+    drawn = heads.draws("entropy", 300)
+    assert drawn.shape == (300, 1, 3)
+    # Heads go together: each draw has one share of examples for all of them.
+    np.testing.assert_allclose(drawn[..., 1] - drawn[..., 0], 1)
+    np.testing.assert_allclose(drawn.mean(0), heads.mean("entropy"), atol=0.6)
+    assert len(np.unique(np.round(4 * drawn[:, 0, 0]))) > 8
+    low, high = heads.interval("entropy", 300)
+    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.025, 0.975], axis=0))

@@ -133,8 +133,8 @@ def test_fitted_stencil_is_the_least_squares_one(lattice):
 @pytest.mark.parametrize("lattice", LATTICES)
 def test_remainders_of_examples_are_those_of_each_alone(lattice):
     calibration, heldout = some_flow(lattice).split(3)
-    found = expansions.expansions(calibration, heldout, lattice, [torch.tanh], per_example=True)
+    found = expansions.remainders(calibration, heldout, lattice, [torch.tanh], per_example=True)
     for example in range(2):
-        one = expansions.expansions(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
+        one = expansions.remainders(calibration, heldout.select(slice(example, example + 1)), lattice, torch.tanh)
         for name, exact in one.items():
             torch.testing.assert_close(found[name][example], exact, msg=lambda m, n=name: n + m)

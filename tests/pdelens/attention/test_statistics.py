@@ -16,9 +16,6 @@ from pdelens.attention.statistics import attend_with_statistics, attention_stati
 FLOAT32 = 2.0**-23
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 

@@ -4,8 +4,6 @@ import torch
 from pdelens.information.checks import check_estimator
 from pdelens.information.tasks import bivariate, task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("method", ["gaussian_copula", "ksg", "auto"])
 def test_an_easy_normal_passes_everything(method):

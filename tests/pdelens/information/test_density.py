@@ -6,8 +6,6 @@ import torch
 
 from pdelens.information import density
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def normal(samples, columns, seed=0):
     return torch.randn(samples, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -153,3 +151,37 @@ def test_renyi_follows_dependence_and_its_own_bandwidth():
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call(normal(20, 1))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e7])
+def test_distances_do_not_depend_on_where_the_samples_lie(offset):
+    t = normal(30, 3) + offset
+    rows = torch.tensor([3, 0, 29, 7])
+    exact = (t[rows, None] - t).square().sum(-1)
+    found = density.squared_distances(t, rows)
+    torch.testing.assert_close(found, exact, atol=1e-7, rtol=1e-7)
+    assert bool((found[torch.arange(4), rows] == 0).all()) and float(found.min()) == 0
+
+
+def test_the_kernels_width_is_the_median_distance_by_the_rule():
+    t = normal(25, 3)
+    apart = torch.pdist(t).sort().values
+    median = float(apart[(len(apart) - 1) // 2])
+    width = median * 25 ** (-1 / 7)
+    wanted = (-torch.cdist(t, t).square() / (2 * width**2)).exp()
+    torch.testing.assert_close(density._kernel(t, "t", None), wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_rows_of_distances_come_in_parts(monkeypatch):
+    monkeypatch.setattr(density, "_ENTRIES", 100)
+    for samples in (7, 30, 300):
+        parts = density.chunks(samples)
+        assert torch.cat(parts).tolist() == list(range(samples))
+        assert all(len(part) * samples <= 100 or len(part) == 1 for part in parts)
+
+
+def test_cells_of_equal_width_end_at_the_largest_sample():
+    t = torch.tensor([[0.0], [0.1], [0.5], [0.99], [1.0]])
+    assert density._cells(t, 4, None, "width").flatten().tolist() == [0, 0, 2, 3, 3]
+    assert density._cells(torch.ones(3, 1), 4, None, "width").flatten().tolist() == [0, 0, 0]
+    assert density._cells(t - 0.3, None, 0.5, "width").flatten().tolist() == [-1, -1, 0, 1, 1]

@@ -12,8 +12,6 @@ from pdelens.information.estimate import mutual_information
 from pdelens.information.samples import serial
 from pdelens.information.tasks import bivariate, sparse, task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FAST = ["ksg", "ksg2", "gaussian", "gaussian_copula", "binned", "kernel_density"]
 
 

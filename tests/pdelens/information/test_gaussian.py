@@ -6,8 +6,6 @@ import torch
 
 from pdelens.information import gaussian as parametric
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def draw(samples, dx, dy, seed=0):
     """Jointly Gaussian samples, x and y mixed by a random matrix, with the exact information."""

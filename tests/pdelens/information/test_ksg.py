@@ -11,7 +11,6 @@ from pdelens.information import _bits, tasks
 from pdelens.information.ksg import conditional_ksg, ksg
 from pdelens.information.samples import untied
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 

@@ -8,7 +8,6 @@ from sklearn.neighbors import KDTree as BinaryTree
 
 from pdelens.information import _bits, neighbours
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 

@@ -8,8 +8,6 @@ from pdelens.information import cross_fit as training
 from pdelens.information.gaussian import gaussian
 from pdelens.information.ksg import ksg
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BOUNDS = [neural.info_nce, neural.nwj, neural.mine]
 QUICK = {"seeds": 3, "steps": 250, "batch": 128}
 

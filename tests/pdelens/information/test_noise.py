@@ -5,8 +5,6 @@ import torch
 
 from pdelens.information import density, noise
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def normal(samples, columns, seed=0):
     return torch.randn(samples, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -98,3 +96,39 @@ def test_kernel_bounds_limits_and_labels():
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call(normal(20, 2))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_inputs_far_apart_are_told_apart_at_every_draw(draws):
+    assert noise.noisy_information(normal(40, 3), variance=1e-6, draws=draws) == pytest.approx(math.log(40), abs=1e-9)
+
+
+def test_one_draw_is_the_mean_over_inputs_term_by_term():
+    """Against the definition, with the very noise: one draw, then a pair of opposite ones, then a third."""
+    t, variance = normal(9, 2), 0.7
+    half = torch.randn(2, 9, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for draws in (1, 2, 3):
+        first = torch.randn((draws + 1) // 2, 9, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        terms = []
+        for drawn in [first[0], -first[0], half[1]][:draws]:
+            z = variance**0.5 * drawn
+            for i in range(9):
+                moved = [(t[i] - t[j] + z[i]).square().sum() - z[i].square().sum() for j in range(9)]
+                terms.append(torch.stack(moved).div(-2 * variance).exp().mean().log())
+        found = noise.noisy_information(t, variance=variance, draws=draws, seed=5)
+        assert found == pytest.approx(-float(torch.stack(terms).mean()), abs=1e-12)
+
+
+def test_bounds_of_labels_are_differences_of_mixtures():
+    t, labels, variance = normal(11, 2), torch.tensor([0, 1, 1, 4, 4, 4, 4, 0, 1, 4, 4]), 0.4
+
+    def mixture(rows, scale):
+        means = [(-(rows - one).square().sum(1) / (2 * scale)).exp().mean().log() for one in rows]
+        return -float(torch.stack(means).mean())
+
+    found = noise.kernel_bounds(t, variance=variance, labels=labels)
+    for number, (own, theirs) in enumerate(((4 * variance, variance), (variance, 4 * variance))):
+        inside = sum(mixture(t[labels == k], theirs) * float((labels == k).double().mean()) for k in (0, 1, 4))
+        assert found[number] == pytest.approx(
+            max(mixture(t, own) - inside, 0) if number == 0 else mixture(t, own) - inside
+        )

@@ -7,8 +7,6 @@ import torch
 
 from pdelens.information import gaussian, tasks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Facts: `mutual_information` of the tasks of `benchmark-mi` 0.1.3 (cbg-ethz/bmi), as the package printed them.
 BMI = {
     "1v1-normal-0.75": 0.413339,
@@ -173,11 +171,24 @@ def test_columnwise_maps_rise_everywhere(rising):
     assert rising(torch.linspace(-4, 4, 4001, dtype=torch.float64)[:, None]).diff(dim=0).min() > 0
 
 
-def test_mixture_quantile_inverts_the_mixture():
+@pytest.mark.parametrize(("weight", "first", "second"), [(0.3, 0, 5), (0.5, -1, 3), (0.2, 4, -2), (0.7, 2, 1)])
+def test_mixture_quantile_inverts_the_mixture(weight, first, second):
     z = torch.linspace(-4, 4, 101, dtype=torch.float64)
-    found = tasks.mixture_quantile(0.3, 0, 5)(z)
-    mixture = 0.3 * torch.special.ndtr(found) + 0.7 * torch.special.ndtr(found - 5)
+    found = tasks.mixture_quantile(weight, first, second)(z)
+    mixture = weight * torch.special.ndtr(found - first) + (1 - weight) * torch.special.ndtr(found - second)
     assert torch.allclose(mixture, torch.special.ndtr(z), atol=1e-12)
+
+
+def test_copies_side_by_side_are_independent_and_add():
+    base = tasks.bivariate(0.6)
+    found = tasks.several(base, 3)
+    x, y = found.sample(20_000, 0)
+    assert found.mutual_information == pytest.approx(3 * base.mutual_information) and (found.dim_x, found.dim_y) == (
+        3,
+        3,
+    )
+    across = np.corrcoef(torch.cat([x, y], 1).T)[:3, 3:]
+    np.testing.assert_allclose(across, 0.6 * np.eye(3), atol=0.03)
 
 
 def test_spiral_is_undone_by_its_own_length_and_keeps_volumes():

@@ -16,8 +16,6 @@ from pdelens.sensitivity.jacobian import FieldJacobian
 from pdelens.sensitivity.local_error import error_growth, local_errors
 from pdelens.sensitivity.spectrum import eigenvalues, lipschitz_constant, logarithmic_norms, spectrum
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def random(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -1,0 +1,27 @@
+"""The figure that stands on the landing page and in the README: one page's own, taken from its committed notebook."""
+
+import base64
+import json
+
+from .paths import root
+
+CHAPTER, FIGURE = "10-is-it-a-pde", "fig-pde-refinement"
+FILE = "book/poster.png"
+
+
+def of_notebook() -> bytes:
+    """Return the picture (PNG) that the page's committed notebook holds under the figure's name."""
+    notebook = json.loads((root() / "book/notebooks" / f"{CHAPTER}.ipynb").read_text())
+    for cell in notebook["cells"]:
+        if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == FIGURE:
+            data = next(output["data"] for output in cell["outputs"] if "image/png" in output.get("data", {}))
+            return base64.b64decode("".join(data["image/png"]))
+    raise ValueError(f"{CHAPTER} has no figure {FIGURE}: name another in companion.poster.")
+
+
+def update() -> None:
+    """Write the picture beside the landing page."""
+    path = root() / FILE
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(of_notebook())
+    draft.replace(path)
