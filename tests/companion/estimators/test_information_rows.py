@@ -47,7 +47,8 @@ def test_what_to_believe(kept):
     assert information_rows.believed(bad, ("ksg",)) == [["50", "2 + 2", "none"]]
 
 
-def test_records_need_an_open_chapter():
+def test_records_need_an_open_chapter(monkeypatch):
+    monkeypatch.setattr(records, "_running", None)
     with pytest.raises(records.RecordError):
         information_rows.believed(
             Panel([{"method": "ksg", "samples": 5, "dims": [1, 1], "channel": True, "truth": 1.0, "value": 1.0}]),
