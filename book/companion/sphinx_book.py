@@ -38,7 +38,7 @@ def claims_table() -> str:
         "the one that a predictor that knows nothing of the input would have earned by the bar alone.",
         ":name: tab-claims",
         "",
-        "| | claim | how it is tested | measured | verdict | a null alone |",
+        "| no. | claim | how it is tested | measured | verdict | a null alone |",
         "|---|---|---|---|---|---|",
     ]
     for claim in register():
