@@ -137,8 +137,6 @@ def test_readme_says_what_was_recorded():
     said.append(f"still gained {100 * gained:.0f} % of what three laws miss on images")
     verdict = register()[0].reading_verdicts(known)["converged"]
     said.append(f"so the claim is *{verdict.value}*")
-    for text in said[-3:]:
-        assert text in readme
     for text in said:
         assert text in readme
         readme = readme.replace(text, re.sub(r"\d", "#", text), 1)

@@ -73,8 +73,8 @@ _REGISTER = (
         bar=1 - 0.98**2,
         limit=True,
         budget=True,
-        readings={"": {"image": "c6.image", "text": "c6.text"}},
-        null_keys={"affine maps alone": {"image": "c6.null.image", "text": "c6.null.text"}},
+        readings={"": _of("c6")},
+        null_keys={"affine maps alone": _of("c6.null")},
     ),
     Claim(
         "C7",

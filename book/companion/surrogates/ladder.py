@@ -76,9 +76,20 @@ def crossing(teacher: str, name: str, bar: float = 0.98, resolution: str = "conv
     """Return at which budget a law's attention would clear a bar, by the power law that its own curve follows."""
     found = misses(teacher, name, resolution)
     curve = power_law(found)
-    by_budget = dict(zip(map(float, budgets_of(teacher, name)), found.values(), strict=True))
-    doubled = {b: miss for b, miss in by_budget.items() if 2 * b in by_budget or b // 2 in by_budget}
-    return Crossing(curve, *curve.needed(1 - bar), gained(doubled))
+    return Crossing(curve, *curve.needed(1 - bar), last_gain(teacher, name, COSINE, resolution))
+
+
+def last_gain(teacher: str, name: str, measure: str = COSINE, resolution: str = "converged") -> float:
+    """Return the share of what is missing to 1 that the last doubling of seed 0's budget gained.
+
+    1, the most there is, where only one budget was tried: nothing then says that the curve is flat.
+    """
+    missing = {
+        float(budget): 1 - value(records_of(teacher, name, budget)[0], resolution, measure)
+        for budget in budgets_of(teacher, name)
+    }
+    doubled = {b: miss for b, miss in missing.items() if 2 * b in missing or b / 2 in missing}
+    return gained(doubled) if len(doubled) > 1 else 1.0
 
 
 def unresolved(about: Mapping[str, Any]) -> float:

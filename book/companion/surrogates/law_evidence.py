@@ -11,7 +11,7 @@ from pdelens.agreement.report import pooled_skill, skill
 from ..claims.verdicts import Evidence, Verdict, verdict
 from ..records import record
 from ..seeds import SeedMean, over_seeds, record_mean
-from . import crossing, ladder, results
+from . import ladder, results, solution_verdicts
 from .laws import MAIN_BUDGET
 from .store import NULLS, law_records
 
@@ -51,39 +51,28 @@ def state_skill(about: Mapping[str, Any], resolution: str = "converged") -> floa
     return float(skill(found[ladder.R2], null_states(about["made"]["subject"])).min())
 
 
-def last_gain(teacher: str, name: str, measure: str = ladder.COSINE, resolution: str = "converged") -> float:
-    """Return the share of what is missing to 1 that the last doubling of seed 0's budget gained.
-
-    1, the most there is, where only one budget was tried: nothing then says that the curve is flat.
-    """
-    missing = {
-        float(budget): 1 - ladder.value(ladder.records_of(teacher, name, budget)[0], resolution, measure)
-        for budget in ladder.budgets_of(teacher, name)
-    }
-    doubled = {b: miss for b, miss in missing.items() if 2 * b in missing or b / 2 in missing}
-    return crossing.gained(doubled) if len(doubled) > 1 else 1.0
-
-
 def stepped(teacher: str) -> Standing:
     """Return how the field calibrated with one step a layer stands in attention, run so: what the abstract reads like.
 
     Its learning curve has two lengths, three times apart; what a doubling gains is taken from a power law through both.
     """
-    rows = results.records_of(teacher, STEPPED)
-    heads = {seed: np.asarray(about["judged"]["1"]["cosine"]) for seed, about in rows.items()}
-    beside = {seed: ladder.best_null(rows[seed]["made"]["subject"]) for seed in heads if _has_nulls(rows[seed])}
-    skills = [float(pooled_skill(heads[seed], null).min()) for seed, null in beside.items()]
-    short = results.records_of(teacher, f"{STEPPED}-short")
-    before, after = (1 - float(np.asarray(r[0]["judged"]["1"]["cosine"]).mean(-1).min()) for r in (short, rows))
-    lengths = [found[0]["made"]["plan"]["steps"] for found in (short, rows)]
-    gained = 1 - (after / before) ** (np.log(2) / np.log(lengths[1] / lengths[0]))
-    control = ladder.records_of(teacher, CONTROL, MAIN_BUDGET)
-    number = over_seeds([float(found.mean(-1).min()) for found in heads.values()])
-    return Standing(number, over_seeds(skills), float(gained), ladder.value(control[0], "1", ladder.COSINE))
+    curve = solution_verdicts.learning_curve(teacher, STEPPED, "cosine", "1")
+    known, skills = law_records()[NULLS], []
+    for about in results.records_of(teacher, STEPPED).values():
+        subject = about["made"]["subject"]
+        if subject in known:
+            skills.append(float(pooled_skill(about["judged"]["1"]["cosine"], ladder.best_null(subject)).min()))
+    return Standing(
+        results.seed_mean(teacher, STEPPED, "cosine", "1"),
+        over_seeds(skills),
+        solution_verdicts.gained(curve),
+        _control(teacher, MAIN_BUDGET, ladder.COSINE),
+    )
 
 
-def _has_nulls(about: Mapping[str, Any]) -> bool:
-    return about["made"]["subject"] in law_records()[NULLS]
+def _control(teacher: str, budget: int, measure: str) -> float:
+    found = ladder.records_of(teacher, CONTROL, budget)
+    return ladder.value(found[0], "1", measure) if 0 in found else float("nan")
 
 
 def survives(teacher: str, name: str, budget: int, resolution: str = "converged") -> SeedMean:
@@ -92,14 +81,14 @@ def survives(teacher: str, name: str, budget: int, resolution: str = "converged"
     The excess over the best nulls, summed over a layer's heads, of the solution over that of the field calibrated with
     one step a layer: `sum(c - c_null) / sum(c_1 - c_null)` at the worst layer. 1 keeps all, 0 is no better than nulls.
     """
-    stepped, found = results.records_of(teacher, STEPPED), []
+    once, found = results.records_of(teacher, STEPPED), []
     for seed, about in ladder.records_of(teacher, name, budget).items():
         cosine = about["judged"][resolution].get("cosine")
-        if seed not in stepped or cosine is None:
+        if seed not in once or cosine is None:
             continue
         null = ladder.best_null(about["made"]["subject"])
-        once = np.asarray(stepped[seed]["judged"]["1"]["cosine"])
-        found.append(float(((np.asarray(cosine) - null).sum(-1) / (once - null).sum(-1)).min()))
+        whole = np.asarray(once[seed]["judged"]["1"]["cosine"]) - null
+        found.append(float(((np.asarray(cosine) - null).sum(-1) / whole.sum(-1)).min()))
     return over_seeds(found)
 
 
@@ -107,12 +96,11 @@ def standing(teacher: str, name: str, budget: int, measure: str = ladder.COSINE,
     """Return how a law stands in attention (`ladder.COSINE`) or states (`ladder.R2`) at one budget."""
     rows = ladder.records_of(teacher, name, budget).values()
     skills = [state_skill(row, way) if measure == ladder.R2 else ladder.value(row, way, ladder.SKILL) for row in rows]
-    control = ladder.records_of(teacher, CONTROL, budget)
     return Standing(
         ladder.seed_mean(teacher, name, budget, measure, way),
         over_seeds(skills),
-        last_gain(teacher, name, measure, way),
-        ladder.value(control[0], "1", measure) if 0 in control else float("nan"),
+        ladder.last_gain(teacher, name, measure, way),
+        _control(teacher, budget, measure),
     )
 
 

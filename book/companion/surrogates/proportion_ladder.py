@@ -1,7 +1,6 @@
 """The ladder of hypotheses: what each is called, has and costs beside its teacher, and what one policy calibrated."""
 
 from collections.abc import Mapping
-from math import log2
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from pdelens.pde.parity import equation_of
 
 from ..seeds import SeedMean, over_seeds
 from ..teachers.teacher import Teacher
-from . import comparison_nulls, costs, files, results
+from . import comparison_nulls, costs, files, results, solution_verdicts
 from .specs import TEACHERS
 
 NAMES = {
@@ -133,7 +132,8 @@ def gained(teacher: str, family: str, measure: str = "cosine", resolution: str =
     pair = (family, LONGER[family]) if family in LONGER else next((p for p in LONGER.items() if p[1] == family), None)
     if pair is None:
         return 1.0
-    before, after = (by_seed(teacher, name, measure, resolution) for name in pair)
-    shared = before.keys() & after.keys()
-    ratio = sum(1 - after[seed] for seed in shared) / sum(1 - before[seed] for seed in shared)
-    return 1 - ratio ** (1 / log2(steps(teacher, pair[1]) / steps(teacher, pair[0])))
+    known = {steps(teacher, name): by_seed(teacher, name, measure, resolution) for name in pair}
+    shared = set.intersection(*map(set, known.values()))
+    return solution_verdicts.gained(
+        {count: float(np.mean([found[s] for s in shared])) for count, found in known.items()}
+    )

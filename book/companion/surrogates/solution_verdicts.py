@@ -71,15 +71,15 @@ def gained(curve: Mapping[int, float]) -> float:
     return float(1 - ratio ** (log(2) / log(many / few)))
 
 
-def control(teacher: str, claim: str) -> float:
-    """Return what `CONTROL` reaches of a claim's number, as a network: seed 0, a third of the main equations' steps."""
-    return results.seed_mean(teacher, CONTROL, PARTS[claim][0], "1").mean
+def control(teacher: str, measure: str) -> float:
+    """Return what `CONTROL` reaches of a measure, as a network: seed 0, a third of the main equations' steps."""
+    return results.seed_mean(teacher, CONTROL, measure, "1").mean
 
 
 def budget(teacher: str, family: str, resolution: str = "converged", measure: str = "cosine") -> dict[str, float]:
     """Return what a verdict reads of a calibration's length: its last doubling's gain, and the control."""
     curve = learning_curve(teacher, family, measure, resolution)
-    return {"gained": gained(curve), "control": results.seed_mean(teacher, CONTROL, measure, "1").mean}
+    return {"gained": gained(curve), "control": control(teacher, measure)}
 
 
 def judged(claim: str, family: str, bar: float, resolution: str = "converged") -> Verdict:
@@ -87,11 +87,10 @@ def judged(claim: str, family: str, bar: float, resolution: str = "converged") -
     found = {}
     for modality, parts in evidence(claim, family, resolution).items():
         teacher = TEACHERS[modality]
-        curve = learning_curve(teacher, family, PARTS[claim][0], resolution)
         number, skill, *_ = parts.values()
         head_mean = parts["head mean"].low if "head mean" in parts else None
         several = len(number.seeds) > 1
-        rest = {"gained": gained(curve), "control": control(teacher, claim)}
+        rest = budget(teacher, family, resolution, PARTS[claim][0])
         found[modality] = Evidence(number.low, skill.low, head_mean, several, **rest)
     return verdict(found, bar)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import _doors
 from ..attention.call import CaptureError
@@ -16,29 +15,24 @@ from ..attention.runs import Depth, Run, depths_of, oriented, unread_depths
 from ..flow import padding_of
 from ..pde.equation import PDE
 from ..pde.integrate import integrate
+from .jacobian import Jacobian
 
 
-class FlowMap:
+class FlowMap(Jacobian):
     """The map `F` from states at depth `start` to states at depth `end`, and its Jacobian `J = dF / du` at `point`.
 
-    `point` (batch, tokens, width) is the state at `start`, `value` is `F(point)`. Examples do not interact, so J is one
-    block an example, and `jvp` and `vjp` apply all blocks at once; padded tokens (`mask` False) are left out of both.
-    Made by `flow_map`. Cost: `F` is evaluated once for all products; each product is about one backward pass.
+    `point` (batch, tokens, width) is the state at `start`, `value` is `F(point)`; padded tokens are left out of both.
+    Made by `flow_map`. Products and their cost: `Jacobian`.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor, mask: Tensor | None, depths: tuple):
-        self.function, self.mask, self.depths = function, mask, depths
-        self.point = point.detach().clone().requires_grad_()
-        # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            self._output = self.real(function(self.point)) + 0.0 * self.point
-            self._dual = torch.zeros_like(self._output, requires_grad=True)
-            (self._pulled,) = torch.autograd.grad(self._output, self.point, self._dual, create_graph=True)
+        self.function, self.depths = function, depths
+        super().__init__(lambda u: self.real(function(u)), point, mask)
 
     @property
     def value(self) -> Tensor:
         """`F(point)`, (batch, tokens, width)."""
-        return self._output.detach()
+        return self.output.detach()
 
     @property
     def length(self) -> float:
@@ -51,26 +45,6 @@ class FlowMap:
         if u.shape != self.point.shape:
             raise ValueError(f"states of shape {tuple(u.shape)} were given for {tuple(self.point.shape)}.")
         return self.real(self.function(u.to(self.point)))
-
-    def jvp(self, vector: Tensor) -> Tensor:
-        """Return `J v`, of the state's shape."""
-        # w -> J^T w is linear, and the transpose of its derivative is J: no second evaluation of the map.
-        return self._transposed(self._pulled, self._dual, vector)
-
-    def vjp(self, vector: Tensor) -> Tensor:
-        """Return `J^T w`, of the state's shape."""
-        return self._transposed(self._output, self.point, vector)
-
-    def real(self, values: Tensor) -> Tensor:
-        """Return values (batch, tokens, width) with padded tokens set to zero."""
-        return values if self.mask is None else values * self.mask[..., None].to(values.dtype)
-
-    def _transposed(self, output: Tensor, variable: Tensor, vector: Tensor) -> Tensor:
-        if vector.shape != self.point.shape:
-            raise ValueError(f"a vector of shape {tuple(vector.shape)} was given for {tuple(self.point.shape)}.")
-        given = self.real(vector.to(self.point))
-        (found,) = torch.autograd.grad(output, variable, given, retain_graph=True)
-        return self.real(found)
 
 
 def flow_map(
@@ -100,11 +74,7 @@ def flow_map(
     """
     if isinstance(model, PDE):
         return _solution_map(model, inputs, start, end, mask, method, substeps)
-    _doors.is_a("model", model, nn.Module, "a torch module, or an equation")
-    given = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
-    for name, value in given.items():
-        _doors.tensor(name or "inputs", value, "one example a row")
-    layers = Layers(model, given, which)
+    layers = Layers(model, inputs, which)
     _doors.whole("start", start, 0)
     _doors.whole("end", layers.depth if end is None else end)
     first, last = int(start), layers.depth if end is None else int(end)
@@ -136,8 +106,12 @@ class _Reached(Exception):
 class Layers:
     """A model's layers in the order in which one input passes them; runs a part of them from another state."""
 
-    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], which: str | None = None):
-        self.model, self.inputs = model, dict(inputs)
+    def __init__(self, model: nn.Module, inputs: Tensor | Mapping[str, Tensor], which: str | None = None):
+        _doors.is_a("model", model, nn.Module, "a torch module, or an equation")
+        given = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
+        for name, value in given.items():
+            _doors.tensor(name or "inputs", value, "one example a row")
+        self.model, self.inputs = model, given
         found: list[Depth] = []
 
         def finished(runs: list[Run]) -> None:

@@ -70,9 +70,7 @@ def gradient_flow(
     """
     if isinstance(model, PDE):
         return _of_equation(model, inputs, loss, mask, method, substeps)
-    _doors.is_a("model", model, nn.Module, "a torch module, or an equation")
-    given = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
-    layers = Layers(model, given, which)
+    layers = Layers(model, inputs, which)
     with torch.enable_grad():
         states, output = layers.states()
         gradients = _gradients(loss(output), states)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _doors
 from .flow_map import FlowMap
-from .singular import _columns, _each, _orthonormal, _rows
+from .singular import at_most, columns, each, random_directions, rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +121,15 @@ def lyapunov_exponents(
         raise ValueError("no flow map was given: at least one is wanted.")
     for one in flow_maps:
         _doors.is_a("flow_maps", one, FlowMap, "what `flow_map` returns")
-    for name, value, least in (("count", count, 1), ("rounds", rounds, 1), ("oversampling", oversampling, 0)):
-        _doors.whole(name, value, least)
+    _doors.whole("rounds", rounds)
+    _doors.whole("oversampling", oversampling, 0)
+    at_most("count", count, flow_maps[0])
     for before, after in pairwise(flow_maps):
         if before.depths[1] != after.depths[0] or before.point.shape != after.point.shape:
             raise ValueError(f"a map of depths {before.depths} is followed by one of {after.depths}: they are to meet.")
-    examples, tokens, width = flow_maps[0].point.shape
-    mask = flow_maps[0].mask
-    smallest = width * (tokens if mask is None else int(mask.sum(1).min()))
-    if count > smallest:
-        raise ValueError(f"count={count} was given, but the smallest state has {smallest} real entries.")
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(min(count + oversampling, smallest), examples, tokens, width, generator=generator)
-    basis = _orthonormal(torch.stack([flow_maps[0].real(one.to(flow_maps[0].point)) for one in drawn]))
+    basis = random_directions(flow_maps[0], count + oversampling, seed)
     for _ in range(rounds):
-        basis, triangles = _carried(basis, [one.jvp for one in flow_maps])
+        basis, _ = _carried(basis, [one.jvp for one in flow_maps])
         basis, _ = _carried(basis, [one.vjp for one in reversed(flow_maps)])
     _, triangles = _carried(basis, [one.jvp for one in flow_maps])
     length = sum(one.length for one in flow_maps)
@@ -146,8 +140,8 @@ def _carried(basis: Tensor, products) -> tuple[Tensor, list[Tensor]]:
     """Carry directions through a row of products; return where they end, orthonormal, and each step's triangle."""
     triangles = []
     for product in products:
-        columns, triangle = torch.linalg.qr(_columns(_each(product, basis)))
-        basis = _rows(columns, basis.shape)
+        matrix, triangle = torch.linalg.qr(columns(each(product, basis)))
+        basis = rows(matrix, basis.shape)
         triangles.append(triangle.double())
     return basis, triangles
 

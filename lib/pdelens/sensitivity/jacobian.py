@@ -4,6 +4,8 @@ A unit Euler step multiplies a mode of the linearised field by `1 + lambda`, the
 agree where `|lambda|` is small. The Jacobian `J = d rhs / d u` is only ever applied to vectors.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,7 +18,64 @@ from ..pde.equation import PDE
 DENSE = 1024
 
 
-class FieldJacobian:
+class Jacobian:
+    """The Jacobian of a map of states at a point (batch, tokens, width), as a linear operator: only ever applied.
+
+    Examples do not interact, so it is one block an example, and `jvp` and `vjp` apply all blocks at once. Padded tokens
+    (`mask` (batch, tokens) False) are left out: their rows and columns are zero. Cost: the map is evaluated once; then
+    each product costs about one backward pass. Source: the double backward of Pearlmutter 1994.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor, mask: Tensor | None):
+        self.mask = mask
+        self.point = point.detach().clone().requires_grad_()
+        # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            # Adding nothing of the point gives a map that ignores it a Jacobian too: zero.
+            self.output = function(self.point) + 0.0 * self.point
+            self._dual = torch.zeros_like(self.output, requires_grad=True)
+            (self._pulled,) = torch.autograd.grad(self.output, self.point, self._dual, create_graph=True)
+
+    @property
+    def entries(self) -> int:
+        """How many entries the state with the fewest real tokens has."""
+        tokens = self.point.shape[1] if self.mask is None else int(self.mask.sum(1).min())
+        return tokens * self.point.shape[2]
+
+    def jvp(self, vector: Tensor) -> Tensor:
+        """Return `J v`, of the state's shape."""
+        # w -> J^T w is linear, and the transpose of its derivative is J: no second evaluation of the map.
+        return self._transposed(self._pulled, self._dual, vector)
+
+    def vjp(self, vector: Tensor) -> Tensor:
+        """Return `J^T w`, of the state's shape."""
+        return self._transposed(self.output, self.point, vector)
+
+    def matrix(self) -> Tensor:
+        """Return J itself, (batch, tokens * width, tokens * width): `tokens * width` products, small states only."""
+        batch, tokens, width = self.point.shape
+        size = tokens * width
+        if size > DENSE:
+            raise ValueError(
+                f"a Jacobian of {size} x {size} entries was asked for, but at most {DENSE} x {DENSE} are written down: "
+                "apply it with `jvp` and `vjp`."
+            )
+        units = torch.eye(size, dtype=self.point.dtype, device=self.point.device).view(size, 1, tokens, width)
+        return torch.stack([self.jvp(unit.expand(batch, -1, -1)).flatten(1) for unit in units], -1)
+
+    def real(self, values: Tensor) -> Tensor:
+        """Return values (batch, tokens, width) with padded tokens set to zero."""
+        return values if self.mask is None else values * self.mask[..., None].to(values.dtype)
+
+    def _transposed(self, output: Tensor, variable: Tensor, vector: Tensor) -> Tensor:
+        if vector.shape != self.point.shape:
+            raise ValueError(f"a vector of shape {tuple(vector.shape)} was given for {tuple(self.point.shape)}.")
+        given = self.real(vector.to(self.point))
+        (found,) = torch.autograd.grad(output, variable, given, retain_graph=True)
+        return self.real(found)
+
+
+class FieldJacobian(Jacobian):
     """The Jacobian `J = d rhs(t, u) / d u` of an equation at a state (batch, tokens, width), as a linear operator.
 
     Examples do not interact, so J is one block an example, and `jvp` and `vjp` apply all blocks at once. For an
@@ -33,52 +92,19 @@ class FieldJacobian:
     """
 
     def __init__(self, pde: PDE, t: float, u: Tensor, mask: Tensor | None = None):
-        u, self.mask = _checked(pde, t, u, mask)
+        u, mask = _checked(pde, t, u, mask)
         self.pde, self.t = pde, float(t)
-        self.point = u.detach().clone().requires_grad_()
-        # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            # Adding nothing of u gives a field that ignores u a Jacobian too: zero.
-            self.velocity = pde.rhs(self.t, self.point, self.mask) + 0.0 * self.point
-            self._dual = torch.zeros_like(self.point, requires_grad=True)
-            (self._pulled,) = torch.autograd.grad(self.velocity, self.point, self._dual, create_graph=True)
+        super().__init__(lambda state: pde.rhs(self.t, state, mask), u, mask)
 
-    def jvp(self, vector: Tensor) -> Tensor:
-        """Return `J v`, of the state's shape."""
-        # w -> J^T w is linear, and the transpose of its derivative is J: no second evaluation of the field.
-        return self._transposed(self._pulled, self._dual, vector)
-
-    def vjp(self, vector: Tensor) -> Tensor:
-        """Return `J^T w`, of the state's shape."""
-        return self._transposed(self.velocity, self.point, vector)
-
-    def matrix(self) -> Tensor:
-        """Return J itself, (batch, tokens * width, tokens * width): `tokens * width` products, small lattices only."""
-        batch, tokens, width = self.point.shape
-        size = tokens * width
-        if size > DENSE:
-            raise ValueError(
-                f"a Jacobian of {size} x {size} entries was asked for, but at most {DENSE} x {DENSE} are written down: "
-                "apply it with `jvp` and `vjp`."
-            )
-        units = torch.eye(size, dtype=self.point.dtype, device=self.point.device).view(size, 1, tokens, width)
-        return torch.stack([self.jvp(unit.expand(batch, -1, -1)).flatten(1) for unit in units], -1)
+    @property
+    def velocity(self) -> Tensor:
+        """The field at the state, (batch, tokens, width)."""
+        return self.output
 
     def example(self, number: int) -> "FieldJacobian":
         """Return the Jacobian of one example alone."""
         mask = None if self.mask is None else self.mask[[number]]
         return FieldJacobian(self.pde, self.t, self.point[[number]], mask)
-
-    def real(self, values: Tensor) -> Tensor:
-        """Return values (batch, tokens, width) with padded tokens set to zero."""
-        return values if self.mask is None else values * self.mask[..., None].to(values.dtype)
-
-    def _transposed(self, output: Tensor, variable: Tensor, vector: Tensor) -> Tensor:
-        if vector.shape != self.point.shape:
-            raise ValueError(f"a vector of shape {tuple(vector.shape)} was given for {tuple(self.point.shape)}.")
-        given = self.real(vector.to(self.point))
-        (found,) = torch.autograd.grad(output, variable, given, retain_graph=True)
-        return self.real(found)
 
 
 def _checked(pde: PDE, t: float, u: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

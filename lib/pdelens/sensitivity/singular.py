@@ -1,5 +1,6 @@
 """Singular values of a flow map's Jacobian, and which token's change reaches which token."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from .. import _doors
 from .flow_map import FlowMap
-from .jacobian import DENSE
+from .jacobian import DENSE, Jacobian
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,46 +50,27 @@ def jacobian_spectrum(
     _doors.is_a("flow_map", flow_map, FlowMap, "what `flow_map` returns")
     examples, tokens, width = flow_map.point.shape
     size = tokens * width
-    kept = [tokens] if flow_map.mask is None else flow_map.mask.sum(1).tolist()
-    smallest = width * int(min(kept))
-    _doors.whole("count", count)
-    if count > smallest:
-        raise ValueError(f"count={count} was given, but the smallest state has {smallest} real entries.")
+    at_most("count", count, flow_map)
     _doors.whole("rounds", rounds)
     _doors.whole("oversampling", oversampling, 0)
     if size <= DENSE:
-        left, values, right = torch.linalg.svd(matrix_of(flow_map), full_matrices=False)
+        left, values, right = torch.linalg.svd(flow_map.matrix(), full_matrices=False)
         shape = (examples, -1, tokens, width)
         ways = [one.view(shape)[:, :count].transpose(0, 1) for one in (right, left.mT.contiguous())]
         return SingularValues(values[:, :count], torch.zeros_like(values[:, :count]), ways[0], ways[1], True)
-    generator = torch.Generator().manual_seed(seed)
-    block = min(count + oversampling, smallest)
-    drawn = torch.randn(block, examples, tokens, width, generator=generator, dtype=torch.float64)
-    basis = _orthonormal(torch.stack([flow_map.real(one.to(flow_map.point)) for one in drawn]))
+    basis = random_directions(flow_map, count + oversampling, seed)
     for _ in range(rounds):
-        basis = _orthonormal(_each(flow_map.jvp, basis))
-        basis = _orthonormal(_each(flow_map.vjp, basis))
-    images = _columns(_each(flow_map.jvp, basis))
+        basis = orthonormal(each(flow_map.jvp, basis))
+        basis = orthonormal(each(flow_map.vjp, basis))
+    images = columns(each(flow_map.jvp, basis))
     left, values, turn = torch.linalg.svd(images, full_matrices=False)
-    right = _rows(_columns(basis) @ turn.mT, basis.shape)[:count]
-    ends = _rows(left, basis.shape)[:count]
+    right = rows(columns(basis) @ turn.mT, basis.shape)[:count]
+    ends = rows(left, basis.shape)[:count]
     values = values[:, :count]
     size_of = values.T[..., None, None]
-    gaps = [_each(flow_map.jvp, right) - size_of * ends, _each(flow_map.vjp, ends) - size_of * right]
+    gaps = [each(flow_map.jvp, right) - size_of * ends, each(flow_map.vjp, ends) - size_of * right]
     error = torch.stack([gap.flatten(2).norm(dim=-1) for gap in gaps]).amax(0).T
     return SingularValues(values, error, right, ends, False)
-
-
-def matrix_of(flow_map: FlowMap) -> Tensor:
-    """Return the Jacobian itself, (examples, tokens * width, tokens * width): small states only."""
-    examples, tokens, width = flow_map.point.shape
-    size = tokens * width
-    if size > DENSE:
-        raise ValueError(
-            f"a Jacobian of {size} rows was asked for, but at most {DENSE} are written down: use products."
-        )
-    units = torch.eye(size).to(flow_map.point).view(size, 1, tokens, width).expand(-1, examples, -1, -1)
-    return torch.stack([flow_map.jvp(unit).flatten(1) for unit in units], -1)
 
 
 def influence(flow_map: FlowMap, *, draws: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -127,19 +109,35 @@ def influence(flow_map: FlowMap, *, draws: int = 16, seed: int = 0) -> tuple[Ten
     return norm, error
 
 
-def _each(product, block: Tensor) -> Tensor:
+def at_most(name: str, count: int, jacobian: Jacobian) -> None:
+    """Raise `ValueError` unless a whole number of directions fits into every state."""
+    _doors.whole(name, count)
+    if count > jacobian.entries:
+        raise ValueError(f"{name}={count} was given, but the smallest state has {jacobian.entries} real entries.")
+
+
+def random_directions(jacobian: Jacobian, count: int, seed: int) -> Tensor:
+    """Return so many random directions, or as many as there are, orthonormal for every example: (count, *state)."""
+    shape = (min(count, jacobian.entries), *jacobian.point.shape)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return orthonormal(torch.stack([jacobian.real(one.to(jacobian.point)) for one in drawn]))
+
+
+def each(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
+    """Return a product with every direction of a block (count, examples, tokens, width)."""
     return torch.stack([product(one).detach() for one in block])
 
 
-def _columns(block: Tensor) -> Tensor:
+def columns(block: Tensor) -> Tensor:
     """Return directions (count, examples, tokens, width) as columns, (examples, tokens * width, count)."""
     return block.flatten(2).permute(1, 2, 0)
 
 
-def _rows(columns: Tensor, shape: torch.Size) -> Tensor:
-    return columns.permute(2, 0, 1).reshape(columns.shape[-1], *shape[1:])
+def rows(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Return columns (examples, tokens * width, count) as directions; `shape` is a block's, whatever its count."""
+    return matrix.permute(2, 0, 1).reshape(matrix.shape[-1], *shape[1:])
 
 
-def _orthonormal(block: Tensor) -> Tensor:
+def orthonormal(block: Tensor) -> Tensor:
     """Return directions that span the same, orthonormal for every example."""
-    return _rows(torch.linalg.qr(_columns(block))[0], block.shape)
+    return rows(torch.linalg.qr(columns(block))[0], block.shape)

@@ -7,13 +7,6 @@ from companion.figures import atlas, base
 from pdelens.plots import COLOURS
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
 def labelled(axes):
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 

@@ -1,17 +1,9 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import cosine as figures
 from companion.theory import cosine
 from pdelens.agreement.report import Report
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def test_a_law_is_drawn_to_the_end_of_its_range(axes):

@@ -1,15 +1,7 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import depth_time
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def test_dashed_lines_have_their_slopes(axes):

@@ -1,15 +1,7 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import diffusion
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def test_a_wide_spread_does_not_flatten_the_profile(axes):

@@ -1,6 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawn import named
 from matplotlib.colors import to_hex
 
 from companion.figures import failures
@@ -8,18 +9,6 @@ from companion.surrogates.failure_inputs import GROUPS, UNCHANGED
 from companion.surrogates.failure_layers import Losses
 
 SIX = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01])
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
-def named(axes, label):
-    (found,) = (line for line in axes.lines if line.get_label() == label)
-    return found
 
 
 def shown(axis):

@@ -6,13 +6,6 @@ from companion.estimators.results import Panel
 from companion.figures import information
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
 def test_names_are_cut_short_and_say_the_truth():
     assert information.label("half_cube-multinormal-sparse-5-5-2-2.0", 1.0217) == "half_cube-mn-sparse-5-5-2-2.0  1.02"
     assert information.label("gaussian-channel-8-2.0", 2.0) == "channel-8-2.0  2.00"

@@ -11,13 +11,6 @@ VALUES = {"full-k1": 0.8, "full-k1-short": 0.7, "full-k1-long": 0.85, "full-k2":
 FLOOR = {"cosine": 0.5, "r2": 0.25, "classes": 0.45}
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """Every family's cosine is its value, its R2 .1 lower, its classes .1 higher; main ones have a second seed."""

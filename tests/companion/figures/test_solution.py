@@ -1,21 +1,9 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from drawn import named
 
 from companion.figures import solution
 from companion.figures.refinement import Curve, alone
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
-def named(axes, label):
-    (found,) = (line for line in axes.lines if line.get_label() == label)
-    return found
 
 
 def curve(mean, half):

@@ -1,16 +1,8 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import surrogates
 from companion.seeds import over_seeds
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
 
 
 def test_names_keep_their_order_and_their_distance():

@@ -50,9 +50,9 @@ def test_states_are_held_against_what_sees_the_embedding_alone():
 
 def test_the_last_doubling_gains_a_share_of_what_was_missing():
     # Worst layer: .2 at one budget, .6 at twice it; depth 2: .4, then .7.
-    assert law_evidence.last_gain("image", "k1") == pytest.approx(1 - 0.4 / 0.8)
-    assert law_evidence.last_gain("image", "k1", ladder.R2) == pytest.approx(1 - 0.3 / 0.6)
-    assert law_evidence.last_gain("image", "blocks", resolution="1") == 1.0, "one budget says nothing of a curve"
+    assert ladder.last_gain("image", "k1") == pytest.approx(1 - 0.4 / 0.8)
+    assert ladder.last_gain("image", "k1", ladder.R2) == pytest.approx(1 - 0.3 / 0.6)
+    assert ladder.last_gain("image", "blocks", resolution="1") == 1.0, "one budget says nothing of a curve"
 
 
 def test_what_survives_is_the_excess_over_the_nulls_kept_at_the_worst_layer():

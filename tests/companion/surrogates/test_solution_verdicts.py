@@ -97,8 +97,8 @@ def test_evidence_has_its_parts_by_modality(rungs):
     # Against the best null that sees the embedding alone: .7 of 1 and .4 of .8 at the second depth.
     assert found["text"]["state skill"].mean == pytest.approx(0.5)
     assert solution_verdicts.evidence("c2b", "law")["image"]["skill"].mean == pytest.approx(0.6)
-    assert solution_verdicts.control("image-patch4", "c2b") == pytest.approx(0.985)
-    assert solution_verdicts.control("image-patch4", "c2") == pytest.approx(0.95)
+    assert solution_verdicts.control("image-patch4", "cosine") == pytest.approx(0.985)
+    assert solution_verdicts.control("image-patch4", "r2") == pytest.approx(0.95)
 
 
 def test_a_head_that_needs_no_equation_does_not_decide_the_skill(rungs):

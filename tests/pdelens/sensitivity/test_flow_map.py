@@ -1,5 +1,6 @@
 import pytest
 import torch
+from linear import linear, random
 from torch import nn
 
 from pdelens.attention.call import CaptureError
@@ -8,23 +9,7 @@ from pdelens.lattice import Chain
 from pdelens.models import Configuration, Transformer
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
-from pdelens.pde.terms import Reaction
 from pdelens.sensitivity.flow_map import flow_map
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def linear(matrix, depth=1.0):
-    """Return `du/dt = M u` for each token, by the library's own reaction."""
-    width = len(matrix)
-    term = Reaction(width, width, lambda u: u, "linear", depth).double()
-    with torch.no_grad():
-        for modes, value in ((term.first, matrix), (term.second, torch.eye(width, dtype=torch.float64))):
-            modes.coefficients.zero_()
-            modes.coefficients[0, :, :-1] = value
-    return PDE({"reaction": term}, None, depth)
 
 
 def tiny_bert(**settings):

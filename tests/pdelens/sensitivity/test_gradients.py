@@ -2,12 +2,13 @@ import math
 
 import pytest
 import torch
+from linear import linear, random
 from torch import nn
 
 from pdelens.sensitivity.flow_map import flow_map
 from pdelens.sensitivity.gradients import GradientFlow, gradient_flow
 
-from .test_flow_map import IDS, linear, random, tiny_bert
+from .test_flow_map import IDS, tiny_bert
 
 DECAY = torch.tensor([[-0.4, 0.3], [0.0, -0.1]], dtype=torch.float64)
 

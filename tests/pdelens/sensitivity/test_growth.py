@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from linear import linear, random
 
 from pdelens.lattice import Chain
 from pdelens.models import Configuration, Transformer
@@ -10,9 +11,7 @@ from pdelens.pde.terms import Diffusion, Term
 from pdelens.sensitivity import singular
 from pdelens.sensitivity.flow_map import flow_map
 from pdelens.sensitivity.growth import lyapunov_exponents, perturbation_growth
-from pdelens.sensitivity.singular import influence, jacobian_spectrum, matrix_of
-
-from .test_flow_map import linear, random
+from pdelens.sensitivity.singular import influence, jacobian_spectrum
 
 ROTATION = torch.tensor([[0.0, 2.0], [-2.0, 0.0]], dtype=torch.float64)
 SHEAR = torch.tensor([[0.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
@@ -57,7 +56,7 @@ def test_singular_directions_are_carried_onto_each_other():
 def test_random_directions_find_what_the_whole_matrix_has_and_say_how_well(monkeypatch):
     model, tokens = small_model()
     one = flow_map(model, tokens)
-    exact = torch.linalg.svdvals(matrix_of(one))
+    exact = torch.linalg.svdvals(one.matrix())
     monkeypatch.setattr(singular, "DENSE", 1)
     for rounds in (1, 20):
         found = jacobian_spectrum(one, 5, rounds=rounds)
@@ -83,7 +82,7 @@ def test_padded_tokens_have_no_singular_values():
 def test_influence_is_the_norm_of_every_block():
     model, tokens = small_model()
     one = flow_map(model, tokens, 1)
-    whole = matrix_of(one).view(2, 5, 8, 5, 8)
+    whole = one.matrix().view(2, 5, 8, 5, 8)
     blocks = whole.square().sum((2, 4)).sqrt()
     exact, none = influence(one, draws=8)
     torch.testing.assert_close(exact, blocks)
@@ -212,7 +211,7 @@ def test_rotations_neither_grow_nor_shrink():
 def test_exponents_of_a_model_are_those_of_its_whole_jacobian():
     model, tokens = small_model()
     maps = [flow_map(model, tokens, depth, depth + 1) for depth in range(3)]
-    exact = torch.linalg.svdvals(matrix_of(flow_map(model, tokens))).log() / 3
+    exact = torch.linalg.svdvals(flow_map(model, tokens).matrix()).log() / 3
     torch.testing.assert_close(
         lyapunov_exponents(maps, 3, rounds=40, oversampling=8), exact[:, :3], rtol=1e-4, atol=1e-5
     )
@@ -237,7 +236,7 @@ ONE = flow_map(linear(ROTATION), random(1, 2, 2))
         (lambda: lyapunov_exponents([]), "no flow map was given"),
         (lambda: lyapunov_exponents([ONE, ONE]), "they are to meet"),
         (lambda: lyapunov_exponents([ONE], 5), "the smallest state has 4 real entries"),
-        (lambda: matrix_of(flow_map(linear(ROTATION), random(1, 600, 2))), "at most 1024 are written down"),
+        (lambda: flow_map(linear(ROTATION), random(1, 600, 2)).matrix(), "at most 1024 x 1024 are written down"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(call, sentence):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from linear import linear, random
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from companion.theory.problems import fitted_order, full_equation
@@ -10,26 +11,11 @@ from pdelens.lattice import Chain, Grid, Lattice, eigensystem
 from pdelens.pde.constraints import Sphere
 from pdelens.pde.equation import PDE, TransformerPDE
 from pdelens.pde.integrate import integrate
-from pdelens.pde.terms import Diffusion, Reaction, Term
+from pdelens.pde.terms import Diffusion, Term
 from pdelens.sensitivity import spectrum as spectra
 from pdelens.sensitivity.jacobian import FieldJacobian
 from pdelens.sensitivity.local_error import error_growth, local_errors
 from pdelens.sensitivity.spectrum import eigenvalues, lipschitz_constant, logarithmic_norms, spectrum
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def linear(matrix, depth=1.0):
-    """Return `du/dt = M u` for each token, by the library's own reaction."""
-    width = len(matrix)
-    term = Reaction(width, width, lambda u: u, "linear", depth).double()
-    with torch.no_grad():
-        for modes, value in ((term.first, matrix), (term.second, torch.eye(width, dtype=torch.float64))):
-            modes.coefficients.zero_()
-            modes.coefficients[0, :, :-1] = value
-    return PDE({"reaction": term}, None, depth)
 
 
 def diffusing(lattice, width, diffusivity=0.3):
