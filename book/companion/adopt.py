@@ -11,7 +11,7 @@ from .data.fashion_mnist import write_subset
 from .data.splits import TOKENIZER, tokenizer_digest
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
-from .paths import SCALES, DataError, replace_text, root, sha256, write_checksums
+from .paths import SCALES, DataError, replace_bytes, replace_text, root, sha256, write_checksums
 from .surrogates import files, specs, store, sweep
 from .teachers import comparisons, recipes, results, stacking_cost
 
@@ -114,9 +114,5 @@ def _short(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copied(path: Path, data: Path, name: str) -> dict[str, str]:
-    target = data / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".draft")
-    draft.write_bytes(path.read_bytes())
-    draft.replace(target)
-    return {name: sha256(target)}
+    replace_bytes(data / name, path.read_bytes())
+    return {name: sha256(data / name)}

@@ -100,11 +100,16 @@ def data_file(name: str) -> Path:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that it is never seen half-written."""
+    """Write a text file (UTF-8) so that it is never seen half-written."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text)
+        draft.write_bytes(content)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from .paths import root
+from .paths import replace_bytes, root
 
 CHAPTER, FIGURE = "10-is-it-a-pde", "fig-pde-refinement"
 FILE = "book/poster.png"
@@ -21,7 +21,4 @@ def of_notebook() -> bytes:
 
 def update() -> None:
     """Write the picture beside the landing page."""
-    path = root() / FILE
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(of_notebook())
-    draft.replace(path)
+    replace_bytes(root() / FILE, of_notebook())

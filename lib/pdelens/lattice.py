@@ -216,7 +216,7 @@ def advection(
     `mask` as in `gradient`.
     """
     velocity = torch.as_tensor(velocity, dtype=u.dtype, device=u.device)
-    velocity = velocity.expand(lattice.dims, u.shape[-1]) if velocity.ndim < 2 else velocity
+    velocity = velocity.expand(lattice.dims, u.shape[-1])
     if scheme == "central":
         slopes = gradient(u, lattice, "central", mask)
         return torch.einsum("d...w,dw->...w", slopes, velocity)

@@ -156,6 +156,18 @@ def sentences(tokens: Tensor, coder: Any = None) -> list[str]:
     return [text.strip() for text in coder.decode_batch(tokens.tolist(), skip_special_tokens=True)]
 
 
+def piece_shares(tokens: Tensor, mask: Tensor, vocabulary: int | None = None) -> Tensor:
+    """Return how often each piece occurs in each text, as vectors of length 1, (texts, vocabulary).
+
+    By default the vocabulary ends with the largest piece given. Texts are near where these vectors are.
+
+    >>> piece_shares(torch.tensor([[3, 1, 3, 3, 0]]), torch.tensor([[1, 1, 1, 0, 0]])).round(decimals=3).tolist()
+    [[0.0, 0.4470000088214874, 0.0, 0.8939999938011169]]
+    """
+    counts = torch.zeros(len(tokens), int(tokens.max()) + 1 if vocabulary is None else vocabulary)
+    return torch.nn.functional.normalize(counts.scatter_add_(1, tokens, mask.float()), dim=1)
+
+
 def describe(coder: Any) -> dict[str, Any]:
     """Return a tokeniser's number of pieces and a digest of them and their merges."""
     content = json.dumps(json.loads(coder.to_str()), sort_keys=True)

@@ -14,6 +14,7 @@ from pdelens.flow import Flow
 from pdelens.models import Transformer
 
 from ..data import fashion_mnist, reviews
+from ..data.tokens import piece_shares
 from ..pretrained import models as pretrained
 from ..teachers import files
 
@@ -50,17 +51,8 @@ def shown(counts: Mapping[str, int], generator: torch.Generator) -> Shown:
     long_enough = [text for text, length in known if length >= PIECES]
     order = torch.randperm(len(long_enough), generator=generator).tolist()
     encoded = encoder.encode([long_enough[place] for place in order[: sum(counts.values())]], tokens=PIECES)
-    images = torch.cat(parts)
-    return Shown(
-        {"image": {"inputs": images}, "text": encoded}, {"image": images, "text": bag(encoded)}, len(long_enough)
-    )
-
-
-def bag(encoded: Mapping[str, Tensor]) -> Tensor:
-    """Return how often each word piece occurs in each text, as vectors of length 1, (texts, pieces)."""
-    ids, mask = encoded["input_ids"], encoded["attention_mask"].float()
-    counts = torch.zeros(len(ids), int(ids.max()) + 1).scatter_add_(1, ids, mask)
-    return nn.functional.normalize(counts, dim=1)
+    images, shares = torch.cat(parts), piece_shares(encoded["input_ids"], encoded["attention_mask"])
+    return Shown({"image": {"inputs": images}, "text": encoded}, {"image": images, "text": shares}, len(long_enough))
 
 
 def models_of(seeds: Iterable[int]) -> dict[tuple[str, Any], nn.Module]:

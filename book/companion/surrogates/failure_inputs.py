@@ -19,7 +19,7 @@ from pdelens.pde.equation import PDE
 
 from ..data import corruptions
 from ..data import tokens as text
-from ..teachers.teacher import Teacher
+from ..teachers.teacher import Teacher, features
 from . import errors, evaluate
 
 UNCHANGED, LOOK_UP = "unchanged", "look-up"
@@ -167,9 +167,10 @@ def judged_shifts(
     """
     changed = changed_inputs(teacher, kind, count)
     every = torch.cat(list(changed.values()))
-    reference = teacher.flow(every if kind == "image" else {"inputs": every, "mask": every != text.PAD})
+    given = every if kind == "image" else {"inputs": every, "mask": every != text.PAD}
+    reference = teacher.flow(given)
     solved = {name: evaluate.rolled_out(pde, reference, **how) for name, (pde, how) in equations.items()}
-    near = nearest_inputs(compared_by(every), compared_by(teacher.inputs("calibration", calibration.examples)[0]))
+    near = nearest_inputs(features(given), features(teacher.inputs("calibration", calibration.examples)[0]))
     found = {}
     for number, name in enumerate(changed):
         part = slice(number * count, (number + 1) * count)
@@ -180,13 +181,3 @@ def judged_shifts(
         values |= {other: compare(maps, here, measures=["cosine"]).headline() for other, maps in others.items()}
         found[name] = Shift(values, compare(flow, here, measures=["cosine"]).headline_interval())
     return found
-
-
-def compared_by(inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-    """Return by what inputs are near to each other: pixels, or shares of pieces (of length 1), as `Teacher.nearest`."""
-    tokens = inputs if isinstance(inputs, Tensor) else inputs["inputs"]
-    if tokens.ndim == 3:
-        return tokens.float()
-    bag = torch.zeros(len(tokens), text.VOCABULARY)
-    bag.scatter_add_(1, tokens, (tokens != text.PAD).float())
-    return torch.nn.functional.normalize(bag, dim=1)

@@ -39,8 +39,7 @@ class Standing:
 
 def null_states(subject: str) -> np.ndarray:
     """Return pooled R2, by depth from 1, of the best null that sees the embedding alone."""
-    known = law_records()[NULLS][subject]["states pooled"]
-    return np.max([known[name] for name in known if not name.endswith("one step")], axis=0)
+    return results.best_blind(law_records()[NULLS][subject]["states pooled"])
 
 
 def state_skill(about: Mapping[str, Any], resolution: str = "converged") -> float:

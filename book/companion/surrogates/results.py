@@ -63,7 +63,15 @@ def null(teacher: str, name: str) -> float:
 
 def state_null(teacher: str) -> np.ndarray:
     """Return R2, by depth from 1, of the best null that sees the embedding alone: identity, affine maps, mean state."""
-    known = sweep_records()[NULLS][teacher]["states"]
+    return best_blind(sweep_records()[NULLS][teacher]["states"])
+
+
+def best_blind(known: Mapping[str, Any]) -> np.ndarray:
+    """Return the largest of R2s by depth among state nulls that see the embedding alone: none is told a layer's state.
+
+    >>> best_blind({"identity": [0.5, 0.1], "mean state": [0.2, 0.3], "affine, one step": [0.9, 0.9]}).tolist()
+    [0.5, 0.3]
+    """
     return np.max([known[name] for name in known if not name.endswith("one step")], axis=0)
 
 

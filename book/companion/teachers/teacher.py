@@ -35,7 +35,7 @@ PRETRAINED_TOKENS = 32
 # Pixels of an upscaled picture: 49 patches.
 PRETRAINED_SIDE = 98
 Inputs = Tensor | dict[str, Tensor]
-# More pieces than any vocabulary here has.
+# More pieces than any teacher's vocabulary has.
 _PIECES = 32_000
 
 
@@ -77,7 +77,7 @@ class Teacher:
 
         Pictures are near in their pixels, texts in how often each piece occurs, whatever their length.
         """
-        given, calibration = (_features(self.inputs(*part)[0]) for part in ((split, count), ("calibration", known)))
+        given, calibration = (features(self.inputs(*part)[0]) for part in ((split, count), ("calibration", known)))
         return nearest_inputs(given, calibration)
 
     def readout(self, state: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -118,14 +118,12 @@ class Teacher:
         return parameters / sum(value.numel() for value in blocks.parameters())
 
 
-def _features(inputs: Inputs) -> Tensor:
-    """Return what inputs are compared by, (examples, ...): pixels, or shares of pieces (of length 1)."""
+def features(inputs: Inputs) -> Tensor:
+    """Return what inputs are compared by, (examples, ...): pixels, or shares of pieces (`piece_shares`)."""
     if isinstance(inputs, Tensor):
         return inputs
     tokens = inputs["inputs" if "inputs" in inputs else "input_ids"]
-    mask = inputs["mask" if "mask" in inputs else "attention_mask"].bool()
-    bag = torch.zeros(len(tokens), _PIECES).scatter_add_(1, tokens, mask.float())
-    return torch.nn.functional.normalize(bag, dim=1)
+    return text.piece_shares(tokens, inputs["mask" if "mask" in inputs else "attention_mask"], _PIECES)
 
 
 def teacher_named(name: str, folder: Path | None = None, device: str = "cpu") -> Teacher:

@@ -21,13 +21,17 @@ class Thresholds:
     """What a head is called: the first line that holds decides.
 
     `sink`: more than `sink` of its mass lands on special tokens. `long-range`: of what lands on the lattice, less
-    than `near` lies within `radius` of the query. `advective`: it moves more than it spreads, |v| > tr D (Peclet
-    number above 1 at unit length). `diffusive`: all others.
+    than `near` lies within `radius` of the query. `advective`: it moves more than `ratio` times as far as it spreads,
+    a length against a length: `|v| > ratio sqrt(2 tr D)`. `diffusive`: all others.
+
+    Behind a causal mask even a head that looks at all of its past alike moves further than it spreads: there `ratio`
+    is to be that head's.
     """
 
     sink: float = 0.5
     near: float = 0.5
     radius: float = 2.0
+    ratio: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +39,9 @@ class Heads:
     """Measures of a model's heads: `values[name]` is (examples, layers, heads), a mean over queries each.
 
     Names: `drift 0`, `drift 1` (lattice units a layer), `speed` (length of the mean drift), `diffusivity` (trace),
-    `entropy` (nats), `special mass`, `mass near` (share within the radius of what lands on the lattice), `shift`
-    (distance from a pure shift by one token, `|v + e| + tr D`).
+    `spread` (root-mean-square distance from the mean displacement, `sqrt(2 tr D)`, lattice units), `entropy` (nats),
+    `special mass`, `mass near` (share within the radius of what lands on the lattice), `shift` (distance from a pure
+    shift by one token, `|v + e| + tr D`).
 
     >>> from pdelens.lattice import Chain
     >>> even = measure_heads(Flow(attention=[torch.full((3, 2, 5, 5), 0.2)]), Chain(5))
@@ -74,9 +79,9 @@ class Heads:
         """Return the 95 % bootstrap interval of a measure's mean over examples, (2, layers, heads)."""
         return np.quantile(self.draws(name, resamples, seed), [0.025, 0.975], axis=0)
 
-    def peclet(self) -> np.ndarray:
-        """Return the Peclet number at unit length, `|v| / tr D`, (layers, heads)."""
-        return self.mean("speed") / np.maximum(self.mean("diffusivity"), 1e-12)
+    def ratio(self) -> np.ndarray:
+        """Return how many times its spread each head moves, `|v| / sqrt(2 tr D)`, (layers, heads)."""
+        return self.mean("speed") / np.maximum(self.mean("spread"), 1e-12)
 
     def classes(self, thresholds: Thresholds | None = None) -> np.ndarray:
         """Return what each head is called, (layers, heads) of `CLASSES`."""
@@ -105,7 +110,7 @@ class Heads:
 def _named(of: Callable[[str], np.ndarray], bounds: Thresholds) -> np.ndarray:
     sink = of("special mass") > bounds.sink
     far = of("mass near") < bounds.near
-    return np.select([sink, far, of("speed") > of("diffusivity")], CLASSES[:3], CLASSES[3])
+    return np.select([sink, far, of("speed") > bounds.ratio * of("spread")], CLASSES[:3], CLASSES[3])
 
 
 def grouped(values: Tensor, size: int) -> Tensor:
@@ -153,7 +158,8 @@ def _of_layer(maps: Tensor, lattice: Lattice, radius: float) -> dict[str, Tensor
     mean = (drift * on.unsqueeze(-1)).sum(-2) / count.unsqueeze(-1)  # (examples, heads, dims)
     found = {f"drift {axis}": mean[..., axis] for axis in range(lattice.dims)}
     found |= {"speed": mean.square().sum(-1).sqrt(), "diffusivity": (diffusivity * on).sum(-1) / count}
-    found |= {"entropy": entropy.mean(-1), "special mass": special.mean(-1), "mass near": (near * on).sum(-1) / count}
+    found |= {"spread": (about.spread() * on).sum(-1) / count, "entropy": entropy.mean(-1)}
+    found |= {"special mass": special.mean(-1), "mass near": (near * on).sum(-1) / count}
     if lattice.dims == 1:
         # The first place has nothing before it to shift to.
         aside = (drift[..., 1:, 0] + 1).abs() + diffusivity[..., 1:]
@@ -181,14 +187,19 @@ def against_causal_uniform(flow: Flow, lattice: Lattice) -> tuple[Tensor, Tensor
 
 
 def extremes(heads: Heads, count: int = 1) -> dict[str, list[tuple[int, int]]]:
-    """Return the furthest (layer, head) by what it is furthest in: shift, sharpest among mostly local ones."""
+    """Return the furthest (layer, head)s by what they are furthest in, the furthest first.
+
+    Those most on special tokens and the flattest are chosen among all heads; the sharpest, the most advective (largest
+    `ratio`), the longest-range and the closest to a shift among heads whose mass is mostly on the lattice; the most
+    diffusive (smallest `ratio`) among those of them with most of that mass near.
+    """
     off = heads.mean("special mass") > 0.5
     scores = {
         "most on special tokens": heads.mean("special mass"),
         "flattest": heads.mean("entropy"),
         "sharpest": np.where(off, -np.inf, -heads.mean("entropy")),
-        "most advective": np.where(off, -np.inf, heads.peclet()),
-        "most diffusive": np.where(off | (heads.mean("mass near") < 0.5), -np.inf, -heads.peclet()),
+        "most advective": np.where(off, -np.inf, heads.ratio()),
+        "most diffusive": np.where(off | (heads.mean("mass near") < 0.5), -np.inf, -heads.ratio()),
         "longest range": np.where(off, -np.inf, -heads.mean("mass near")),
     }
     if "shift" in heads.values:

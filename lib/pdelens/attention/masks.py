@@ -65,7 +65,7 @@ def sight_of(
     else:
         columns = first.real if first.real is not None else rows
     if columns is None or not all(
-        _heeded(one, causal, rows if first.cross else columns, columns) for (_, causal), one in seen.items()
+        _heeded(one, causal, rows if first.cross else columns, columns, keys) for (_, causal), one in seen.items()
     ):
         columns = _columns(list(seen.values()), batch, first.cross)
     if not first.cross:
@@ -109,8 +109,9 @@ def _fitting(mask: Tensor | None, shape: tuple[int, int], device: torch.device) 
     return mask.to(device) if mask is not None and tuple(mask.shape) == shape else None
 
 
-def _heeded(visible: Tensor | None, causal: bool, rows: Tensor | None, columns: Tensor) -> bool:
+def _heeded(visible: Tensor | None, causal: bool, rows: Tensor | None, columns: Tensor, keys: int) -> bool:
     """Say whether no real query looks at a padded key."""
+    columns = pad(columns, (0, keys - columns.shape[1]), value=True)  # keys that a module added are always seen
     if bool(columns.all()):
         return True
     if visible is None and causal:  # a padded key is seen by every later query

@@ -235,3 +235,15 @@ def test_special_tokens_are_not_spoken(coder):
     ids = coder.encode("dull film").ids
     rows = torch.tensor([[tokens.MASK, *ids, tokens.PAD]])
     assert tokens.sentences(rows, coder) == ["dull film"]
+
+
+def test_pieces_are_counted_without_padding():
+    given = torch.tensor([[3, 1, 3, 0], [1, 1, 1, 1]]), torch.tensor([[1, 1, 1, 0], [1] * 4])
+    wanted = torch.tensor([[0, 1, 0, 2], [0, 4, 0, 0]]) / torch.tensor([[5**0.5], [4]])
+    torch.testing.assert_close(tokens.piece_shares(*given), wanted)
+    wider = tokens.piece_shares(*given, 9)
+    assert wider.shape == (2, 9) and torch.equal(wider[:, :4], tokens.piece_shares(*given)) and not wider[:, 4:].any()
+
+
+def test_a_text_of_padding_alone_has_no_pieces():
+    assert tokens.piece_shares(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3)).tolist() == [[0]]

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from companion.pretrained import atlas_heads
-from companion.pretrained.atlas_heads import Bounds
 from pdelens import Chain, Flow, Grid
-from pdelens.attention.heads import CLASSES, Heads
+from pdelens.attention.heads import CLASSES, Heads, Thresholds
 
 
 def softmax_maps(examples, heads, lattice, sharpness, seed=0):
@@ -64,7 +63,7 @@ def test_a_shift_has_no_spread():
     found = atlas_heads.measured(Flow(attention=[maps.expand(2, 1, 8, 8)]), Chain(8))
     assert found.mean("spread")[0, 0] == pytest.approx(0, abs=1e-6)
     assert found.mean("within 1")[0, 0] == pytest.approx(1)
-    assert atlas_heads.classes(found, Bounds())[0, 0] == "advective"
+    assert atlas_heads.classes(found, Thresholds())[0, 0] == "advective"
 
 
 @pytest.mark.parametrize("lattice", [Chain(31, causal=True), Chain(30, special=(1, 1)), Grid(5, 4, special=1)])
@@ -85,11 +84,11 @@ def test_an_even_head_behind_a_mask_is_not_called_advective():
     lattice = Chain(31, causal=True)
     found = atlas_heads.measured(atlas_heads.even_head(lattice), lattice)
     near = found.mean("mass near")[0, 0]
-    assert atlas_heads.classes(found, Bounds(near=near / 2))[0, 0] == "advective", (
+    assert atlas_heads.classes(found, Thresholds(near=near / 2))[0, 0] == "advective", (
         "without the mask's bound it would be"
     )
     ratio = (1 + 1e-9) * atlas_heads.bounds_of(lattice).ratio  # it is at the bound: rounding shall not decide
-    assert atlas_heads.classes(found, Bounds(near=near / 2, ratio=ratio))[0, 0] == "diffusive"
+    assert atlas_heads.classes(found, Thresholds(near=near / 2, ratio=ratio))[0, 0] == "diffusive"
 
 
 def heads(**given):
@@ -104,19 +103,19 @@ def heads(**given):
 def test_lengths_are_compared_with_lengths():
     # Drift 12.8 and spread 6.7 (tr D = 22.4): by |v| > tr D it would not move.
     found = heads(speed=[[12.8, 6.6]], spread=[[6.7, 6.7]])
-    assert atlas_heads.classes(found, Bounds()).tolist() == [["advective", "diffusive"]]
-    assert atlas_heads.ratio(found)[0].tolist() == pytest.approx([12.8 / 6.7, 6.6 / 6.7])
+    assert atlas_heads.classes(found, Thresholds()).tolist() == [["advective", "diffusive"]]
+    assert found.ratio()[0].tolist() == pytest.approx([12.8 / 6.7, 6.6 / 6.7])
 
 
 def test_the_first_line_that_holds_decides():
     found = heads(special_mass=[[0.6, 0.4, 0.4, 0.4]], within_2=[[0.1, 0.4, 0.6, 0.6]], speed=[[5.0, 5.0, 5.0, 0.5]])
-    assert atlas_heads.classes(found, Bounds())[0].tolist() == list(CLASSES)
+    assert atlas_heads.classes(found, Thresholds())[0].tolist() == list(CLASSES)
     assert atlas_heads.local_share(found, 2.0)[0] == 0.5, "sinks count as all others do"
 
 
 def test_moved_bounds_move_one_at_a_time():
-    bounds = Bounds(ratio=1.5)
-    moved = bounds.moved()
+    bounds = Thresholds(ratio=1.5)
+    moved = atlas_heads.moved(bounds)
     assert moved.keys() == {"sink", "near", "radius", "ratio"}
     for name, pair in moved.items():
         for changed, factor in zip(pair, (0.8, 1.2), strict=True):
@@ -133,7 +132,7 @@ def test_what_is_renamed_hangs_on_the_threshold_beside_it():
         speed=[[0.0, 0.0, 0.0, 0.9, 0.1]],
     )
     found.values["within 1.6"] = found.values.pop("within 1 6")
-    parts = atlas_heads.renamed(found, Bounds())
+    parts = atlas_heads.renamed(found, Thresholds())
     # Of the third head the least near mass, raised to .6, is too much; its mass within 1.6 is enough.
     assert parts == pytest.approx({"sink": 0.2, "near": 0.4, "radius": 0.2, "ratio": 0.2, "any": 0.8})
 
@@ -142,14 +141,14 @@ def test_shares_are_resampled_over_examples():
     generator = torch.Generator().manual_seed(3)
     mass = 0.5 + 0.2 * torch.randn(12, 20, generator=generator)
     found = heads(special_mass=mass.tolist())
-    shares = atlas_heads.class_shares(found, Bounds())
+    shares = atlas_heads.class_shares(found, Thresholds())
     assert sum(share for share, _ in shares.values()) == pytest.approx(1)
     expected = float((mass.double().mean(0) > 0.5).double().mean())
     share, (low, high) = shares["sink"]
     assert share == pytest.approx(expected) and low <= share <= high and 0.05 < high - low < 0.8
     # Resampling alike examples changes nothing.
     same = heads(special_mass=mass.mean(0, keepdim=True).expand(12, 20).tolist())
-    assert atlas_heads.class_shares(same, Bounds())["sink"] == (pytest.approx(expected), (expected, expected))
+    assert atlas_heads.class_shares(same, Thresholds())["sink"] == (pytest.approx(expected), (expected, expected))
 
 
 def test_the_local_share_has_the_interval_of_its_examples():
@@ -167,7 +166,6 @@ def test_the_furthest_heads_are_named_once_with_all_that_they_are():
         "special mass": [0.9, 0.1, 0.1, 0.1, 0.1],
         "entropy": [0.05, 3.0, 0.1, 2.0, 2.0],
         "mass near": [0.9, 0.2, 0.9, 0.9, 0.1],
-        "within 2": [0.9, 0.2, 0.9, 0.9, 0.1],
         "speed": [9.0, 2.0, 1.0, 0.2, 0.1],
         "spread": [1.0, 4.0, 0.2, 4.0, 9.0],
         # By |v| / tr D the second head, of a length and a squared length, would move most.
@@ -175,7 +173,7 @@ def test_the_furthest_heads_are_named_once_with_all_that_they_are():
         "shift": [0.0, 5.0, 0.1, 8.0, 40.0],
     }
     found = Heads({name: torch.tensor([[value]]).double() for name, value in values.items()})
-    assert atlas_heads.furthest(found, Bounds()) == {
+    assert atlas_heads.furthest(found) == {
         (0, 0): ["most on special tokens"],
         (0, 1): ["flattest"],
         (0, 2): ["sharpest", "most advective", "closest to a shift"],

@@ -51,15 +51,6 @@ def test_scores_by_report_and_layer(flows, pictures):
     assert found.shape == (2, 6) and found[1, 3] == pytest.approx(report.nulls["mean map"].per_head()[3].mean())
 
 
-def test_pieces_are_counted_without_padding():
-    encoded = {
-        "input_ids": torch.tensor([[3, 1, 3, 0], [1, 1, 1, 1]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 0], [1] * 4]),
-    }
-    found = subjects.bag(encoded)
-    assert torch.allclose(found, torch.tensor([[0, 1, 0, 2], [0, 4, 0, 0]]) / torch.tensor([[5**0.5], [4]]))
-
-
 def test_maps_known_to_agree_and_known_not_to(flows):
     found = subjects.candidates(*flows, seed=0)
     scores = [

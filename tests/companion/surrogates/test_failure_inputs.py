@@ -153,17 +153,6 @@ def test_every_shift_shown_is_of_one_group(kind, pictures, texts):
     assert inputs.group_of(kind, inputs.UNCHANGED) == inputs.UNCHANGED
 
 
-def test_inputs_are_compared_as_the_teacher_compares_them(pictures, texts):
-    for teacher in (pictures, texts):
-        ours, known = (inputs.compared_by(teacher.inputs(split)[0]) for split in ("heldout", "calibration"))
-        near = inputs.nearest_inputs(ours, known)
-        assert torch.equal(near, teacher.nearest("heldout"))
-    tokens = torch.tensor([[5, 5, 7, 0], [7, 5, 5, 0], [0, 0, 0, 0]])
-    shares = inputs.compared_by(tokens)
-    assert torch.equal(shares[0], shares[1]) and shares[2].sum() == 0
-    assert shares[0, [5, 7]].tolist() == pytest.approx([2 / 5**0.5, 1 / 5**0.5]) and shares[0, 0] == 0
-
-
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_a_teacher_follows_itself_wherever_it_goes(kind, pictures, texts):
     """With the teacher's own blocks as one field, one step a layer; the other way is half a step ahead."""

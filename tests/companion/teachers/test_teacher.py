@@ -159,12 +159,12 @@ def test_an_embedding_is_the_mean_over_real_tokens():
 
 def test_texts_are_compared_by_shares_of_their_real_pieces():
     inputs = {"inputs": torch.tensor([[3, 7, 3, 9], [5, 0, 0, 0]]), "mask": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])}
-    found = teacher._features(inputs)
+    found = teacher.features(inputs)
     assert found[0].nonzero().flatten().tolist() == [3, 7] and found[1].nonzero().flatten().tolist() == [5]
     assert found[0, 3].item() == pytest.approx(2 / 5**0.5) and found[0, 7].item() == pytest.approx(1 / 5**0.5)
     other = {"input_ids": inputs["inputs"], "attention_mask": inputs["mask"]}
-    assert torch.equal(teacher._features(other), found)
-    assert torch.equal(teacher._features(inputs["inputs"]), inputs["inputs"]), "pictures are their own pixels"
+    assert torch.equal(teacher.features(other), found)
+    assert torch.equal(teacher.features(inputs["inputs"]), inputs["inputs"]), "pictures are their own pixels"
 
 
 @pytest.mark.parametrize("causal", [False, True])

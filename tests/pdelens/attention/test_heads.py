@@ -45,8 +45,8 @@ def test_shift_head_is_advective_with_nothing_aside():
 
 
 def test_classes_by_the_stated_thresholds():
-    def heads(special, near, speed, diffusivity):
-        given = {"special mass": special, "mass near": near, "speed": speed, "diffusivity": diffusivity}
+    def heads(special, near, speed, spread):
+        given = {"special mass": special, "mass near": near, "speed": speed, "spread": spread}
         return Heads({name: torch.full((2, 1, 1), value) for name, value in given.items()})
 
     assert heads(0.6, 0.9, 1.0, 0.1).classes()[0, 0] == "sink"
@@ -54,6 +54,18 @@ def test_classes_by_the_stated_thresholds():
     assert heads(0.4, 0.6, 1.0, 0.1).classes()[0, 0] == "advective"
     assert heads(0.4, 0.6, 0.1, 1.0).classes()[0, 0] == "diffusive"
     assert heads(0.4, 0.6, 0.1, 1.0).classes(Thresholds(sink=0.3))[0, 0] == "sink"
+    assert heads(0.4, 0.6, 1.5, 1.0).classes(Thresholds(ratio=1.6))[0, 0] == "diffusive"
+
+
+def test_lengths_are_compared_with_lengths():
+    # All look at the places 20 and 30 alike: moved by 10 on average, spread by 5, tr D = 12.5.
+    maps = torch.zeros(1, 1, 31, 31)
+    maps[..., 20] = maps[..., 30] = 0.5
+    heads = measure_heads(Flow(attention=[maps]), Chain(31))
+    assert heads.mean("diffusivity")[0, 0] == pytest.approx(12.5, rel=1e-5)
+    assert heads.mean("spread")[0, 0] == pytest.approx(5, rel=1e-5)
+    assert heads.ratio()[0, 0] == pytest.approx(2, rel=1e-5)
+    assert heads.classes(Thresholds(near=0))[0, 0] == "advective"
 
 
 def test_uniform_causal_head_is_its_own_measure():
@@ -202,7 +214,7 @@ def test_a_head_of_just_half_its_mass_on_special_tokens_is_compared():
             entropy=[0.4, 0.0, 2.0, 1.0],
             mass_near=[0.9, 0.2, 0.5, 0.49],
             speed=[3.0, 9.0, 1.0, 0.1],
-            diffusivity=[1.0, 1.0, 1.0, 1.0],
+            spread=[1.0, 1.0, 1.0, 1.0],
             shift=[0.2, 0.0, 0.9, 0.8],
         )
     )
@@ -230,9 +242,9 @@ def test_extremes_are_as_many_as_asked_for_and_in_order():
 
 
 def test_bounds_of_classes_are_none_of_their_heads():
-    given = told(special_mass=[0.5] * 3, mass_near=[0.5] * 3, speed=[1.0, 1.01, 0.99], diffusivity=[1.0] * 3)
+    given = told(special_mass=[0.5] * 3, mass_near=[0.5] * 3, speed=[1.0, 1.01, 0.99], spread=[1.0] * 3)
     assert given.classes().tolist() == [["diffusive", "advective", "diffusive"]]
-    np.testing.assert_allclose(given.peclet(), [[1.0, 1.01, 0.99]])
+    np.testing.assert_allclose(given.ratio(), [[1.0, 1.01, 0.99]])
 
 
 @pytest.mark.parametrize("lattice", [Chain(5, special=(1, 2)), Grid(3, 4, special=1)], ids=str)
@@ -259,9 +271,14 @@ def test_measures_of_a_head_query_by_query(lattice):
         near.append(sum(w for w, offset in zip(share, offsets, strict=True) if np.linalg.norm(offset) <= 1.5))
         if query:
             aside.append(abs(drift[0] + 1) + trace)
-    mean = np.mean(drifts, 0)
+    mean, spread = np.mean(drifts, 0), np.mean(np.sqrt(2 * np.array(traces)))
     wanted = {f"drift {axis}": mean[axis] for axis in range(lattice.dims)}
-    wanted |= {"speed": np.linalg.norm(mean), "diffusivity": np.mean(traces), "mass near": np.mean(near)}
+    wanted |= {
+        "speed": np.linalg.norm(mean),
+        "diffusivity": np.mean(traces),
+        "mass near": np.mean(near),
+        "spread": spread,
+    }
     wanted |= {"special mass": np.mean(special), "entropy": np.mean(entropy)}
     wanted |= {"shift": np.mean(aside)} if lattice.dims == 1 else {}
     assert {name: float(value[0, 0, 0]) for name, value in found.values.items()} == pytest.approx(wanted, abs=1e-9)

@@ -91,30 +91,33 @@ def test_who_asks_for_attentions_gets_those_of_without_a_recording(kind, impleme
 
 
 class Block(nn.Module):
-    def __init__(self, average, adds):
+    def __init__(self, average=True, **adds):
         super().__init__()
         self.average = average
-        self.attn = nn.MultiheadAttention(16, 4, batch_first=True, add_zero_attn=adds)
+        self.attn = nn.MultiheadAttention(16, 4, batch_first=True, **adds)
 
-    def forward(self, x):
-        mixed, weights = self.attn(x, x, x, average_attn_weights=self.average)
+    def forward(self, x, src_key_padding_mask=None):
+        mixed, weights = self.attn(x, x, x, src_key_padding_mask, average_attn_weights=self.average)
         return x + mixed, weights
 
 
 class Blocks(nn.Module):
-    def __init__(self, average, adds):
+    def __init__(self, average=True, **adds):
         super().__init__()
-        self.layers = nn.ModuleList([Block(average, adds)])
+        self.layers = nn.ModuleList([Block(average, **adds)])
 
-    def forward(self, x):
-        return self.layers[0](x)
+    def forward(self, x, src_key_padding_mask=None):
+        return self.layers[0](x, src_key_padding_mask)
 
 
-@pytest.mark.parametrize("adds", [False, True])
+ADDED = [{}, {"add_zero_attn": True}, {"add_bias_kv": True}, {"add_zero_attn": True, "add_bias_kv": True}]
+
+
+@pytest.mark.parametrize("adds", ADDED, ids=str)
 @pytest.mark.parametrize("average", [False, True])
 def test_torch_attention_gives_the_weights_that_were_asked_for(average, adds):
     torch.manual_seed(0)
-    model, x = Blocks(average, adds).eval(), torch.randn(2, 5, 16)
+    model, x = Blocks(average, **adds).eval(), torch.randn(2, 5, 16)
     with torch.no_grad():
         plain = model(x)
         with capture(model) as recording:
@@ -122,6 +125,26 @@ def test_torch_attention_gives_the_weights_that_were_asked_for(average, adds):
     torch.testing.assert_close(found, plain)
     kept = recording.flow().attention[0]
     torch.testing.assert_close(kept.mean(1) if average else kept, plain[1])
+
+
+@pytest.mark.parametrize("adds", ADDED, ids=str)
+def test_padding_beside_keys_that_a_module_added(adds):
+    torch.manual_seed(0)
+    model, x = Blocks(**adds).eval(), torch.randn(2, 5, 16)
+    padding = torch.arange(5)[None] >= torch.tensor([5, 3])[:, None]
+    with torch.no_grad():
+        with capture(model) as recording:
+            model(x, padding)
+        with capture(model) as cropped:
+            model(x[1:, :3])
+    flow, added = recording.flow(), len(adds)
+    assert flow.mask is not None and torch.equal(flow.mask, ~padding)
+    seen = flow.attention[0][1, :, :3]
+    wanted = cropped.flow().attention[0][0]
+    torch.testing.assert_close(torch.cat([seen[..., :3], seen[..., 5:]], -1), wanted)
+    assert seen.shape[-1] == 5 + added and not seen[..., 3:5].any()
+    if adds:
+        assert torch.equal(flow.visible[0][1, 0, 0], torch.tensor([True] * 3 + [False] * 2 + [True] * added))
 
 
 @pytest.mark.parametrize("kind", KINDS)
