@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import tokenize
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from unittest.mock import patch
 import jupytext
 import nbformat
 
-from . import poster, seals
+from . import keeping, poster, seals
 from .paths import checksums, root
 
 # Where the two packages lie that chapters use.
@@ -91,8 +92,8 @@ def reached_modules(code: str) -> set[str]:
 
 def _imported(code: str, module: str) -> set[str]:
     """Return the modules of the two packages that one source imports; `module` is its own dotted name."""
-    found, tree = set(), ast.parse(code)
-    for node in ast.walk(tree):
+    found = set()
+    for node in _imports(code):
         if isinstance(node, ast.ImportFrom):
             package = module.rsplit(".", node.level)[0] if node.level else ""
             source = ".".join(part for part in (package, node.module) if part)
@@ -103,6 +104,13 @@ def _imported(code: str, module: str) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {a.name for a in node.names if a.name.split(".")[0] in PACKAGES and a.name not in PACKAGES}
     return {name for name in found if name and _file_of(name).is_file()}
+
+
+@cache
+def _imports(code: str) -> tuple[ast.AST, ...]:
+    """Return what in a source may import something: most pages share most of their modules."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Attribute)
+    return tuple(node for node in ast.walk(ast.parse(code)) if isinstance(node, kinds))
 
 
 def _defining(source: str, name: str) -> str:
@@ -126,6 +134,7 @@ def _file_of(module: str) -> Path:
     return _folder_of(module).with_suffix(".py")
 
 
+@cache
 def _without_comments(code: str) -> str:
     """Return Python code without comments, docstrings and blank lines: what decides its results."""
     lines = code.splitlines()
@@ -222,6 +231,7 @@ def run(path: Path, scale: str, device: str, *, force: bool = False) -> None:
     if made.exists():
         _say_what_changes(results, made)
         made.replace(results)
+    keeping.adopt(path.stem, folder)
     seals.seal(path.stem, notebook)
     notebook.metadata["pdelens"] = {"digest": digest(path)}
     write(notebook, notebook_path(path.stem))

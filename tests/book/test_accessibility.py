@@ -92,6 +92,7 @@ def violations(folder, page):
     return json.loads(found[1])
 
 
+pytestmark = pytest.mark.replay  # of what `make book` has built
 needed = pytest.mark.skipif(
     not (CHROMIUM and (AXE / "axe.min.js").exists()), reason="Chromium is not here, or the package axe-core-python"
 )

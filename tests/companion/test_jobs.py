@@ -4,66 +4,25 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
+from small_jobs import Half, Settings
 
 from companion import jobs
+from companion.data.splits import TOKENIZER
 from companion.estimators.trials import trial_jobs
-from companion.jobs import Job, Run
-from companion.paths import SCALES, DataError
+from companion.jobs import Run
+from companion.paths import SCALES, DataError, root
 from companion.surrogates.sweep import sweep_jobs
 from companion.teachers.comparisons import comparison_jobs
 from companion.teachers.stacking_cost import StackingCost
 from companion.teachers.train import train_jobs
-
-
-@dataclass(frozen=True)
-class Half(Job):
-    """Halves a number into a file; 3 fails, 5 is what all would meet."""
-
-    number: int
-    offset: int = 0
-
-    @property
-    def name(self):
-        return f"half-{self.number}"
-
-    def identity(self, run):
-        return {"number": self.number, "offset": self.offset, "scale": run.scale}
-
-    def files(self, run):
-        return (f"{self.name}.txt",)
-
-    def do(self, run):
-        if self.number == 3:
-            raise RuntimeError("3 has no half.")
-        if self.number == 5:
-            raise DataError("5 is in nobody's data.")
-        (run.folder / f"{self.name}.txt").write_text("made")
-        with (run.folder / "calls").open("a") as calls:
-            calls.write(f"{self.number}\n")
-        return {"half": self.number / 2 + self.offset}
-
-
-@dataclass(frozen=True)
-class Settings(Job):
-    """What a job finds set; a number this small is zero only where sub-normal ones are flushed."""
-
-    flush_denormal: bool = False
-    name: str = "settings"
-
-    def identity(self, run):
-        return {}
-
-    def do(self, run):
-        return {"threads": torch.get_num_threads(), "flushed": float(torch.tensor([1e-39]) * 0.5) == 0.0}
 
 
 @pytest.fixture
@@ -226,6 +185,7 @@ def test_an_end_from_outside_ends_the_jobs_at_hand_and_begins_no_others(tmp_path
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_job_of_every_program_can_be_sent_to_another_process(scale, tmp_path):
+    shutil.copy(root() / "data" / TOKENIZER, tmp_path / TOKENIZER)  # else it would be learnt
     run = Run(scale, tmp_path)
     programs = (train_jobs, comparison_jobs, sweep_jobs, trial_jobs)
     todo = [job for program in programs for job in program(run)] + [StackingCost()]

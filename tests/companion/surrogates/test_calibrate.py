@@ -19,12 +19,16 @@ SPEC = files.spec_named("rung-image-patch4-full-k1-seed0", "smoke")
 JOB = Calibration(SPEC)
 
 
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch):
-    """Give the committed calibration pictures in place of the training set, and two resolutions."""
+def replaced(monkeypatch):
     monkeypatch.setattr(teacher, "fashion_mnist", lambda train: fashion_mnist.fashion_mnist_subset("calibration"))
     two = {name: evaluate.RESOLUTIONS[name] for name in ("1", "converged")}
     monkeypatch.setattr(calibrate, "RESOLUTIONS", two)
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    """Give the committed calibration pictures in place of the training set, and two resolutions."""
+    replaced(monkeypatch)
     for kept in (teacher.cached_teacher, bank.cached_bank, teacher.flow_on):
         kept.cache_clear()
     yield
@@ -36,12 +40,28 @@ def run(tmp_path):
     return Run("smoke", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A folder with the equation calibrated, and its record: made once, for tests that start from there."""
+    made = Run("smoke", tmp_path_factory.mktemp("calibrated"))
+    with pytest.MonkeyPatch.context() as changed:
+        replaced(changed)
+        return made.folder, perform(JOB, made)
+
+
+@pytest.fixture
+def done(calibrated, run):
+    """A run into a copy of that folder, and the record."""
+    shutil.copytree(calibrated[0], run.folder, dirs_exist_ok=True)
+    return run, calibrated[1]
+
+
 def weights(run):
     return dict(files.load(SPEC.name, run)[0].state_dict())
 
 
-def test_an_equation_is_calibrated_evaluated_and_kept(run):
-    record = perform(JOB, run)
+def test_an_equation_is_calibrated_evaluated_and_kept(done):
+    run, record = done
     assert record["made"]["plan"]["steps"] == specs.STEPS["smoke"]
     assert np.shape(record["judged"]["converged"]["cosine"]) == (6, 4)
     assert 0 <= record["judged"]["1"]["classes"] <= 1 and record["learnt"]["diffusivity"]["mean"][0] > 0
@@ -60,8 +80,8 @@ def test_an_equation_is_calibrated_evaluated_and_kept(run):
         files.load(SPEC.name, run)
 
 
-def test_one_whose_evaluation_changed_is_evaluated_and_not_calibrated_again(run, monkeypatch):
-    whole = perform(JOB, run)
+def test_one_whose_evaluation_changed_is_evaluated_and_not_calibrated_again(done, monkeypatch):
+    run, whole = done
     before = (run.folder / f"{SPEC.name}.safetensors").read_bytes()
     monkeypatch.setattr(calibrate, "RESOLUTIONS", calibrate.RESOLUTIONS | {"2": evaluate.RESOLUTIONS["2"]})
     monkeypatch.setattr(calibrate, "fit", None)  # whoever calibrates fails
@@ -80,9 +100,8 @@ def test_only_main_families_have_their_error_divided(run):
     assert "local" not in perform(Calibration(other), run)
 
 
-def test_one_that_was_stopped_goes_on_and_ends_the_same(tmp_path):
-    whole, cut = Run("smoke", tmp_path / "whole"), Run("smoke", tmp_path / "cut")
-    perform(JOB, whole)
+def test_one_that_was_stopped_goes_on_and_ends_the_same(done, tmp_path):
+    whole, cut = done[0], Run("smoke", tmp_path / "cut")
     (tmp_path / "cut").mkdir()
     assert JOB.do(replace(cut, deadline=0.0)) is None
     assert list(cut.folder.glob("*.checkpoint*")) and JOB.recorded(cut) is None
@@ -92,8 +111,8 @@ def test_one_that_was_stopped_goes_on_and_ends_the_same(tmp_path):
         torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=0)
 
 
-def test_one_of_another_plan_or_teacher_is_made_again(run, monkeypatch, capsys):
-    perform(JOB, run)
+def test_one_of_another_plan_or_teacher_is_made_again(done, monkeypatch, capsys):
+    run, _ = done
     monkeypatch.setitem(specs.STEPS, "smoke", 3)
     assert JOB.recorded(run) is None and "another plan" in capsys.readouterr().err
     record = perform(JOB, run)
