@@ -396,7 +396,7 @@ def test_adaptive_solutions_need_no_fresh_start_at_their_times(form, basis, monk
     asked = []
     total = PDE.total
     monkeypatch.setattr(PDE, "total", lambda self, frozen, u: asked.append(1) or total(self, frozen, u))
-    u, how = random(2, 6, 8), {"method": "dopri5", "rtol": 1e-11, "atol": 1e-12}
+    u, how = random(2, 6, 8), {"method": "dopri5", "rtol": 1e-10, "atol": 1e-11}
     path = integrate(pde, u, [0, 1, 1.75, 3], **how)
     at_once, state = len(asked), u
     asked.clear()
@@ -471,7 +471,8 @@ def test_a_term_of_ones_own_is_asked_at_every_depth_time(method):
     with pde.without("decay"):
         assert pde.autonomous
     u = torch.ones(1, 3, 1, dtype=torch.float64)
-    found = integrate(pde, u, [0, 2], method=method, substeps=2000, check_steps=False).states[-1]
+    steps = 2000 if method in ("euler", "lie") else 100  # of first order; the others have no need of so many
+    found = integrate(pde, u, [0, 2], method=method, substeps=steps, check_steps=False).states[-1]
     assert float(found[0, 0, 0]) == pytest.approx(math.exp(-2), rel=2e-3)
 
 
