@@ -158,6 +158,8 @@ def test_the_local_share_has_the_interval_of_its_examples():
     share, (low, high) = atlas_heads.local_share(found, 2.0)
     assert share == pytest.approx(float((near.double().mean(0) >= 0.5).double().mean()))
     assert low <= share <= high and high - low > 0.05
+    just = heads(within_2=[[0.5, 0.25, 0.75]])
+    assert atlas_heads.local_share(just, 2.0)[0] == pytest.approx(2 / 3), "half of its mass is enough"
     assert atlas_heads.local_share(found, 2.0, near=-9.0) == (1.0, (1.0, 1.0))
 
 

@@ -1,6 +1,10 @@
+import dataclasses
+import json
+
 import pytest
 import torch
 
+from companion.paths import root
 from companion.teachers import recipes
 
 
@@ -64,3 +68,16 @@ def test_unknown_names_are_named():
         recipes.recipes_of("huge")
     with pytest.raises(ValueError, match="stack of 0"):
         recipes.stacks(recipes.recipes_of("smoke"), 0)
+
+
+def test_recorded_teachers_were_trained_by_the_recipes_that_are_listed():
+    known = json.loads((root() / "data" / "training.json").read_text())["teachers"]
+    listed = {recipe.name: recipe for recipe in recipes.recipes_of("book")}
+    assert len(set(known) & set(listed)) >= 37
+    told = ("steps", "batch", "peak_rate", "weight_decay", "label_smoothing", "word_dropout", "shift", "examples")
+    for name in set(known) & set(listed):
+        made, recipe = known[name], dataclasses.asdict(listed[name])
+        assert {part: made[part] for part in (*told, "random_labels", "seed")} == {
+            part: recipe[part] for part in (*told, "random_labels", "seed")
+        }, name
+        assert made["configuration"] == recipe["configuration"], name

@@ -85,6 +85,15 @@ def test_kernel_density_against_scipy():
     assert density.kernel_density(x, y, bandwidth=width) == pytest.approx(np.mean(logs), abs=1e-10)
 
 
+@pytest.mark.parametrize(("samples", "columns"), [(60, (1, 1)), (90, (2, 3))])
+def test_kernel_density_takes_the_width_of_scott(samples, columns):
+    """n^(-1 / (d + 4)) with the d columns of x and y together, which each have variance 1."""
+    x, y = normal(samples, columns[0]), normal(samples, columns[1], seed=1)
+    scott = samples ** (-1 / (sum(columns) + 4))
+    assert density.kernel_density(x, y) == pytest.approx(density.kernel_density(x, y, bandwidth=scott), abs=1e-12)
+    assert density.kernel_density(x, y) != pytest.approx(density.kernel_density(x, y, bandwidth=1.03 * scott), abs=1e-6)
+
+
 def test_kernel_density_on_gaussians():
     x, y, exact = correlated(1500)
     assert density.kernel_density(x, y) == pytest.approx(exact, abs=0.06)

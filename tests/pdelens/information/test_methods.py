@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from pdelens.information import methods, neural
+from pdelens.information.estimate import mutual_information
 from pdelens.information.gaussian import gaussian
 from pdelens.information.ksg import ksg
 
@@ -94,3 +96,17 @@ def test_names_lead_to_methods_and_ceilings():
     )
     with pytest.raises(ValueError, match="method='kgs' was given: 'auto' or one of ksg, ksg2"):
         methods.chosen("kgs")
+
+
+@pytest.mark.parametrize(("name", "most"), [("ksg", 500), ("kernel_density", 500), ("renyi", 250), ("sliced", 250)])
+def test_the_null_of_a_slow_estimator_is_made_of_fewer_samples(name, most, monkeypatch):
+    x, y = correlated(600)
+    asked = []
+    quick = dataclasses.replace(
+        methods.METHODS[name], make=lambda *_: lambda x, y: asked.append(len(x)) or 0.0, quick=None, repeats=0
+    )
+    monkeypatch.setitem(methods.METHODS, name, quick)
+    found = mutual_information(x, y, method=name, shuffles=3)
+    assert found.null_samples == most and asked.count(most) >= 3 and max(asked) == 600
+    few = mutual_information(x[:100], y[:100], method=name, shuffles=3)
+    assert few.null_samples == 100
