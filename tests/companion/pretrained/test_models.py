@@ -102,7 +102,7 @@ def test_dinov2_knows_a_photograph_whose_colours_are_exchanged():
         pytest.param(
             models.smollm2,
             "model.layers.0.self_attn.q_proj.weight",
-            marks=pytest.mark.data(fetch.SMOLLM2),
+            marks=[pytest.mark.data(fetch.SMOLLM2), pytest.mark.replay],
             id="smollm2",
         ),
         pytest.param(models.dinov2, "encoder.layer.0.mlp.fc1.weight", id="dinov2"),

@@ -30,7 +30,7 @@ def calibrated(lattice, flow, steps=160, **settings):
     return found, diffusivity, velocity.detach()
 
 
-@pytest.mark.parametrize(("diffusivity", "velocity"), [(0.2, 0.15), (0.05, -0.3)])
+@pytest.mark.parametrize(("diffusivity", "velocity"), [pytest.param(0.2, 0.15, marks=pytest.mark.replay), (0.05, -0.3)])
 def test_known_diffusivity_and_velocity_are_recovered(diffusivity, velocity):
     lattice = Chain(20)
     _, found_d, found_v = calibrated(lattice, moving(lattice, diffusivity, velocity))
@@ -38,6 +38,7 @@ def test_known_diffusivity_and_velocity_are_recovered(diffusivity, velocity):
     assert found_v.flatten().tolist() == pytest.approx([velocity] * 3, rel=0.05)
 
 
+@pytest.mark.replay
 def test_known_diffusivity_is_recovered_on_a_grid():
     lattice = Grid(5, 5)
     _, found_d, _ = calibrated(lattice, moving(lattice, 0.1, 0.0, examples=8), steps=120)
