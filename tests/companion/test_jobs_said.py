@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,3 +184,29 @@ def test_the_queue_is_read_by_number(monkeypatch, output, state):
     monkeypatch.setattr(jobs.subprocess, "run", lambda c, **how: subprocess.CompletedProcess(c, 1, "", "down\n"))
     with pytest.raises(RuntimeError, match=r"Slurm does not answer \(down\)"):
         jobs._queue()
+
+
+class Silent:
+    """A job on Slurm whose result never comes."""
+
+    def __init__(self, number, folder):
+        self.job_id = str(number)
+        self.paths = SimpleNamespace(result_pickle=folder / f"{number}.pkl")
+
+
+@pytest.mark.parametrize(("seen", "asked"), [([], 6), ([0], 7), ([0, 1, 2], 9), ([0, 3], 10)])
+def test_a_job_that_has_left_the_queue_for_six_looks_is_given_up(seen, asked, monkeypatch, run):
+    import submitit
+
+    pool = SimpleNamespace(update_parameters=lambda **settings: None, map_array=lambda *about: [Silent(7, run.folder)])
+    monkeypatch.setattr(submitit, "AutoExecutor", lambda **about: pool)
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: None)
+    looks = []
+
+    def queue():
+        looks.append(len(looks))
+        return {"7": "RUNNING"} if looks[-1] in seen else {}
+
+    monkeypatch.setattr(jobs, "_queue", queue)
+    assert list(jobs._slurm([Half(2)], run, 1, {})) == [(Half(2), None)]
+    assert len(looks) == asked

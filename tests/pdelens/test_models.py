@@ -7,7 +7,7 @@ from companion.data import tokens as text
 from companion.data.splits import Examples
 from companion.teachers import files, stack
 from pdelens import models
-from pdelens.models import Configuration, Transformer
+from pdelens.models import NORMS, Configuration, Transformer
 
 PICTURES = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
 TEXT = Configuration(vocabulary=30, length=12, outputs=2, layers=2)
@@ -202,3 +202,11 @@ def test_committed_text_teachers_have_exactly_their_recorded_accuracy(seed):
 def test_bad_input_is_named(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_small_states_are_normed_as_layer_norm_norms_them():
+    """Both add 1e-5 to the mean square: a state of that size is not blown up to one of size 1."""
+    u = torch.tensor([[1e-3, -2e-3, 3e-3, -2e-3]])
+    for name in ("layer", "rms"):
+        found = NORMS[name](4)(u)
+        torch.testing.assert_close(found, u / (u.square().mean() + 1e-5).sqrt())

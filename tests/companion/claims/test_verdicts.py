@@ -15,6 +15,7 @@ from companion.claims.verdicts import Claim, ClaimError, Evidence, Verdict, verd
         (Evidence(0.985, 0.8), Evidence(0.99, 0.4), Verdict.IN_PART),
         (Evidence(0.97, 0.9, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.IN_PART),
         (Evidence(0.97, 0.4, head_mean_low=0.99), Evidence(0.97, 0.9), Verdict.NOT_REPRODUCED),
+        (Evidence(0.97, 0.9, head_mean_low=0.98), Evidence(0.97, 0.9), Verdict.NOT_REPRODUCED),
         (Evidence(0.98, 0.9), Evidence(0.98, 0.9), Verdict.NOT_REPRODUCED),
         (Evidence(0.999, 0.0), Evidence(0.999, 0.0), Verdict.NOT_REPRODUCED),
     ],

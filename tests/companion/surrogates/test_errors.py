@@ -94,6 +94,10 @@ def test_local_flow_carries_no_error_on():
     assert torch.allclose(again.states[1], whole.states[1], atol=1e-5)
     assert torch.allclose(again.states[3], whole.states[3], atol=1e-5)
     assert not torch.allclose(again.states[2], whole.states[2], atol=1e-2)
+    # Attention is the equation's own; the teacher's is not looked at.
+    blind = errors.local_flow(pde, replace(whole, attention=whole.attention[::-1]), method="heun", substeps=4)
+    for ours, theirs in zip(blind.attention, own.attention, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_by_example_names_the_example_that_is_wrong(attention):

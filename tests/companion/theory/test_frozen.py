@@ -145,6 +145,22 @@ def test_a_field_bends_as_its_derivative_says():
     assert found.tolist() == pytest.approx([float(wanted)])
 
 
+class Masked(Linear):
+    def forward(self, u, attention_mask):
+        return self.layers[0](u)
+
+
+def test_bends_are_the_middle_one_of_the_real_tokens():
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.diag(torch.tensor([0.1, 0.2, 1.0, 3.0])).double()
+    u = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64) ** 3
+    real = torch.arange(5)[None] < torch.tensor([5, 3, 1])[:, None]
+    subject = frozen.Subject(Masked(matrix), "layers", {"u": u, "attention_mask": real.long()}, frozen.losses)
+    f = u @ matrix
+    bends = ((f @ matrix / 2).norm(dim=-1) / f.norm(dim=-1))[real].tolist()
+    assert len(bends) == 9 and frozen.bends(subject).tolist() == pytest.approx([sorted(bends)[4]])
+
+
 def test_padding_does_not_bend(encoder):
     garbage = encoder.inputs["input_ids"].clone()
     garbage[1, 4:] = 7

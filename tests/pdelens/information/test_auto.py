@@ -277,3 +277,13 @@ def test_the_quick_statistic_is_a_mean_of_two():
     for k in (3, 10):
         both = gaussian_copula(x, y), ksg(normal_scores(x), normal_scores(y), neighbours=k)
         assert auto.quick(k)(x, y) == pytest.approx(sum(both) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize(("dims", "pairs"), [((3, 1), 1), ((1, 3), 1), ((2, 2), 2), ((4, 3), 2)])
+def test_as_many_leading_pairs_are_checked_as_both_have(dims, pairs, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(200, sum(dims)))
+    rows[:, dims[0]] += rows[:, 0]
+    asked, fitted = [], auto.fit
+    monkeypatch.setattr(auto, "fit", lambda rows, dim_x: asked.append((rows.shape, dim_x)) or fitted(rows, dim_x))
+    auto._leading(rows, dims[0], 10, np.random.default_rng(1))
+    assert asked[:2] == [((100, sum(dims)), dims[0]), ((100, 2 * pairs), pairs)]
