@@ -92,6 +92,34 @@ def test_the_tests_that_run_a_line_come_first_and_a_fixture_counts_for_all_of_it
     assert "tests/pdelens/test_flow.py" in files
 
 
+KEPT = """from functools import cache
+
+@cache
+def table():
+    return (1, 2,
+            3)
+
+def plain():
+    return 4
+"""
+
+
+def test_a_function_that_keeps_its_result_is_tried_by_all_tests_of_its_module(tmp_path):
+    """Only the first of those who use it runs it; and a module's doctests are tests of its own."""
+    path, first, later = "lib/pdelens/table.py", "tests/a/test_x.py::test_first", "tests/a/test_x.py::test_later"
+    doctest, far = f"{path}::pdelens.table.plain", "tests/b/test_y.py::test_far"
+    lines = {path: {"5": [f"{first}|call"], "9": [f"{later}|call"]}}
+    seconds = {first: 0.1, later: 0.1, doctest: 0.1, far: 0.1}
+    (tmp_path / "gw0.json").write_text(json.dumps({"lines": lines, "seconds": seconds, "failed": []}))
+    known = Covering(tmp_path)
+
+    def tried_first(line):
+        return [test for _, wanted in mutant_runs.groups_of(path, KEPT, line, known)[:-1] for test in wanted or ()]
+
+    assert set(tried_first(6)) == {first, later} and set(tried_first(9)) == {later}
+    assert mutant_runs._run_before(path, known, {first}) == {first, later, far}, "but not its doctest"
+
+
 def test_the_records_say_what_their_share_is():
     argued = json.loads(mutants.EQUAL.read_text())
     records = [json.loads(path.read_text()) for path in sorted(mutants.RECORDS.glob("[0-9]*.json"))]

@@ -91,14 +91,25 @@ def statement_lines(tree: ast.AST, line: int) -> tuple[range, range | None]:
     return own, function
 
 
+def _remembers(tree: ast.AST, line: int) -> bool:
+    """Say whether the function that begins in a line keeps its results (`cache`, `lru_cache`, a cached property)."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    found = next(node for node in ast.walk(tree) if isinstance(node, kinds) and node.lineno == line)
+    return any("cache" in ast.unparse(decorator) for decorator in found.decorator_list)
+
+
 def groups_of(path: str, text: str, line: int, known: Covering) -> list[tuple[list[str], set[str] | None]]:
     """Return what to run for a change: files, with the tests in them that cover it (None: all), the nearest first."""
     tree = ast.parse(text)
     own, function = statement_lines(tree, line)
     tests = known.tests(path, own)
-    if not function or own.start == function.start:
+    everything = range(1, text.count("\n") + 2)
+    if function and _remembers(tree, function.start):
+        # Only the first caller runs a function whose result is kept, whoever uses it later.
+        tests = known.tests(path, everything)
+    elif not function or own.start == function.start:
         # What stands in a module, or in a function's first line, is run when it is imported, and used later.
-        tests = known.tests(path, function or range(1, text.count("\n") + 2))
+        tests = known.tests(path, function or everything)
     if path in of_pages():
         tests = [test for test in tests if not test.startswith("tests/book/")]
     parts = Path(path).with_suffix("").parts
@@ -116,9 +127,10 @@ def groups_of(path: str, text: str, line: int, known: Covering) -> list[tuple[li
 
 
 def _run_before(path: str, known: Covering, wanted: set[str]) -> set[str]:
-    """Return the known tests that a last group of tests need not run."""
+    """Return the known tests that a last group of tests need not run: not the module's own, in whatever file."""
     mirror = f"test_{Path(path).stem}.py"
-    return wanted | {test for test in known.seconds if Path(test.split("::")[0]).name != mirror}
+    own = {test for test in known.seconds if (file := test.split("::")[0]) == path or Path(file).name == mirror}
+    return wanted | (known.seconds.keys() - own)
 
 
 class Chosen:
