@@ -89,3 +89,16 @@ def test_maps_without_an_equation_by_layer_and_seed(monkeypatch):
     # Head by head: .6 .3 / .5 .5, and with the look-up .6 .9 / .5 .7.
     assert found["best null"] == pytest.approx(np.array([[0.45, 0.5], [0.75, 0.6]]))
     assert found["another seed's teacher"] == pytest.approx(np.array([[0.2, 0.4], [0.2, 0.4]]))
+
+
+def test_predictors_of_states_bring_no_maps_of_their_own(monkeypatch):
+    seen, evaluated = {}, proportion_nulls.evaluate_flow
+
+    def spied(flow, *about):
+        seen[len(seen)] = flow.attention
+        return evaluated(flow, *about)
+
+    monkeypatch.setattr(proportion_nulls, "evaluate_flow", spied)
+    proportion_nulls.predictors(NAME, 6, {"full-k1": "the equation"})
+    *nulls, equation = seen.values()
+    assert len(nulls) == 4 and all(maps == () for maps in nulls) and len(equation) == 6

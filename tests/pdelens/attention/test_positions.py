@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pdelens import Chain, Flow, Grid
+from pdelens.attention import positions
 from pdelens.attention.positions import PositionShare, position_share
 from pdelens.intervals import bootstrap_interval
 
@@ -90,3 +91,18 @@ def test_a_share_is_of_all_examples_together_and_the_median_is_over_heads():
     rows = np.stack([v.double().view(3, 2, 6).mean(1).numpy() for v in (explained, total)], 1)
     wanted = bootstrap_interval(rows, lambda drawn: np.median(drawn.sum(0)[0] / drawn.sum(0)[1]), resamples=400)
     assert interval == pytest.approx(wanted)
+
+
+def test_what_all_layers_see_is_worked_out_once(monkeypatch):
+    made, projection = [], positions._offset_projection
+    monkeypatch.setattr(positions, "_offset_projection", lambda *about: made.append(1) or projection(*about))
+    maps = [torch.softmax(torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(n)), -1) for n in range(3)]
+    positions.position_share(Flow(attention=maps), Flow(attention=maps), Chain(6))
+    assert made == [1]
+    hidden = torch.ones(4, 2, 6, 6, dtype=torch.bool)
+    hidden[..., 5, 0] = False
+    windowed = [layer * hidden / (layer * hidden).sum(-1, keepdim=True) for layer in maps]
+    seen = (hidden.new_ones(4, 2, 6, 6), hidden, hidden)
+    flow = Flow(attention=[maps[0], *windowed[1:]], visible=seen)
+    positions.position_share(flow, flow, Chain(6))
+    assert made == [1, 1, 1]

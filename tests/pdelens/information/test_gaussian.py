@@ -116,6 +116,6 @@ def test_bad_input_is_named(x, y, said):
 
 def test_one_column_that_is_known_exactly_is_enough_for_no_bound():
     generator = torch.Generator().manual_seed(2)
-    x, other = torch.randn(300, 2, generator=generator), torch.randn(300, 1, generator=generator)
+    x, other = torch.randn(300, 3, generator=generator, dtype=torch.float64).split((2, 1), 1)
     assert parametric.gaussian(x, torch.cat([other, 2 * x[:, :1] - x[:, 1:]], 1)) == math.inf
     assert parametric.gaussian(x, torch.cat([other, x[:, :1] + 0.5 * other.square()], 1)) < 2
