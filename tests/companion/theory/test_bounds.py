@@ -258,3 +258,9 @@ def test_a_penalty_is_double_to_the_last_digit():
     u = torch.tensor([[0.7], [5.0], [0.3]], dtype=torch.float64)
     pull = bounds.Penalty(Lattice((3,)), (0.1, -0.3), 0.3)(0.0, u)
     assert pull.flatten().tolist() == pytest.approx([(0.1 - 0.7) / 0.3, 0.0, (-0.3 - 0.3) / 0.3], rel=1e-13)
+
+
+def test_where_the_bound_of_attention_is_attained_every_token_looks_at_the_next():
+    for name, places in {"attention": 16, "sum": 36}.items():
+        term = bounds._statements(8)[name][2]["attention"]
+        assert term.attention.nonzero().tolist() == [[token, (token + 1) % places] for token in range(places)]

@@ -148,3 +148,9 @@ def test_even_attention_on_a_chain_conserves():
     flow = Flow(attention=[torch.full((2, 1, 5, 5), 0.2)], states=[torch.zeros(2, 5, 3)] * 2)
     assert local_heads.unevenness(flow) == pytest.approx(0, abs=1e-6)
     assert local_heads.spreads(flow, Chain(5)) == pytest.approx(2**0.5)
+
+
+def test_only_waves_that_decay_by_less_than_one_are_compared():
+    wave = np.array([0.0, 1.0, 2.0, 4.0])
+    eigenvalues = np.exp([0.0, -0.26, -3.0, -9.0])  # -D k^2 would be 0, -.25, -1, -4
+    assert local_heads.Modes(wave, eigenvalues, 0.25).error() == pytest.approx(0.01)
