@@ -1,6 +1,5 @@
 """Equally likely points with noise about each: a Gaussian mixture, its terms by Monte Carlo, its distances."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +29,10 @@ class Mixture(NamedTuple):
 
 
 def mixture_of(states: Tensor, mask: Tensor | None, draws: int | None, seed: int) -> Mixture:
+    """Return the mixture about some inputs' states, equal ones merged, or say what none can be made of.
+
+    Arguments as in `noise.noisy_information`.
+    """
     _doors.whole("seed", seed, 0)
     if draws is not None:
         _doors.whole("draws", draws, 2)
@@ -37,11 +40,11 @@ def mixture_of(states: Tensor, mask: Tensor | None, draws: int | None, seed: int
             raise ValueError(f"draws={draws} was given: an even number is wanted, for draws come in opposite pairs.")
     rows, size = centred(states, mask)
     inputs, features = rows.shape
-    if not size > 0:
+    distinct, number = rows.unique(dim=0, return_inverse=True)
+    if len(distinct) == 1:
         raise ValueError(
             f"The states of all {inputs} inputs are the same: they tell no input from another, 0 nats at any noise."
         )
-    distinct, number = rows.unique(dim=0, return_inverse=True)
     count = torch.bincount(number)
     if len(distinct) == inputs:
         distinct, count = rows, torch.ones_like(count)
@@ -71,13 +74,19 @@ def centred(states: Tensor, mask: Tensor | None) -> tuple[Tensor, float]:
     mask = _doors.mask("mask", mask, states.shape[:2])
     if mask is None:
         rows = (states - states.mean(0)).flatten(1)
-        return rows, float(rows.square().mean().sqrt())
+        return rows, _finite(float(rows.square().mean().sqrt()))
     real = mask.to(states.device).reshape(*states.shape[:2], *[1] * (states.ndim - 2)).expand_as(states).flatten(1)
     if not bool(real.any()):
         raise ValueError("mask has no real entry: at least one is wanted.")
     rows = torch.where(real, states.flatten(1), 0.0)
     rows = torch.where(real, rows - rows.sum(0) / real.sum(0).clamp(min=1), 0.0)
-    return rows, float((rows.square().sum() / real.sum()).sqrt())
+    return rows, _finite(float((rows.square().sum() / real.sum()).sqrt()))
+
+
+def _finite(size: float) -> float:
+    if size == float("inf"):
+        raise ValueError("The squares of the states pass what double precision holds: divide the states by their size.")
+    return size
 
 
 def terms(mixture: Mixture, sigmas: Sequence[float]) -> Tensor:
@@ -151,8 +160,6 @@ def upper_bound(mixture: Mixture, sigmas: Sequence[float]) -> list[float]:
             exponents = (distances / (2 * sigma)).div_(-sigma).add_(mixture.log_weights)
             totals[number] -= float(exponents.logsumexp(1) @ weights)
     return totals
-
-
 
 
 def overlaps(mixture: Mixture, sigma: float) -> Tensor:

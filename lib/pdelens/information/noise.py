@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -76,7 +75,7 @@ class HalfNoise(NamedTuple):
 
 
 def noisy_information(
-    states: Float[Tensor, "inputs *features"],
+    states: Float[Tensor, "inputs entries *width"],
     sigma: float,
     *,
     relative: bool = False,
@@ -123,7 +122,7 @@ def noisy_information(
 
 
 def noise_curve(
-    states: Float[Tensor, "inputs *features"],
+    states: Float[Tensor, "inputs entries *width"],
     sigmas: Sequence[float],
     *,
     relative: bool = False,
@@ -148,7 +147,7 @@ def noise_curve(
 
 
 def half_information_noise(
-    states: Float[Tensor, "inputs *features"],
+    states: Float[Tensor, "inputs entries *width"],
     *,
     mask: Bool[Tensor, "inputs entries"] | None = None,
     draws: int | None = None,
