@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import _doors
 from . import density
+from .streams import own_generator
 
 # Terms behind a value where no number of draws is given: an error of about a hundredth of a nat.
 _TERMS = 8192
@@ -59,8 +60,7 @@ def mixture_of(states: Tensor, mask: Tensor | None, draws: int | None, seed: int
             f"{inputs} inputs of {features} features with {2 * pairs} draws were given: they take "
             f"{needed / 2**30:.1f} GiB, more than {_BYTES / 2**30:.0f}; give fewer inputs or draws, or project them."
         )
-    generator = torch.Generator().manual_seed(int(seed))
-    noise = torch.randn(pairs, *distinct.shape, generator=generator, dtype=torch.float64).to(rows.device)
+    noise = torch.randn(pairs, *distinct.shape, generator=own_generator(seed), dtype=torch.float64).to(rows.device)
     return Mixture(distinct, (count.double() / inputs).log(), noise, size, inputs, features)
 
 

@@ -34,6 +34,7 @@ class NoisyInformation:
     the states, `relative` the same over their scale (`scale`). `draws` of the noise were made for each of the inputs
     that differ.
 
+    >>> import torch
     >>> print(noisy_information(torch.tensor([[0.0], [100.0]]), 1.0))
     0.693 +- 0.000 nats of 0.693 at sigma = 1 (0.02 of the scale); N = 2, 1 features, 4096 draws each
     """
@@ -67,6 +68,11 @@ class HalfNoise(NamedTuple):
     """The noise at which half of ln N is left: `sigma` in the states' units, its standard error, sigma over the scale.
 
     A layer that keeps its inputs far apart has a large `relative`, whatever units it is in.
+
+    >>> import torch
+    >>> sigma, error, relative = half_information_noise(torch.tensor([[0.0], [2.0]]))
+    >>> error < 0.02 * sigma, relative == sigma  # the two states are one unit from their mean
+    (True, True)
     """
 
     sigma: float
@@ -110,6 +116,7 @@ def noisy_information(
     features, on one thread. Memory: the states in double precision `2 + draws / 2` times and half a GiB, whatever N is.
     Source: Goldfeld et al. 2019 (1810.05728), who add the noise inside the network.
 
+    >>> import torch
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> round(float(noisy_information(two, 1.0)), 6), round(float(noisy_information(two, 1e9)), 6)
     (0.693147, 0.0)
@@ -132,6 +139,7 @@ def noise_curve(
 ) -> list[NoisyInformation]:
     """Return `noisy_information` at several sigmas, the same noise at each: the products are made once for all.
 
+    >>> import torch
     >>> [round(float(found), 3) for found in noise_curve(torch.tensor([[0.0], [1.0]]), [0.01, 100.0])]
     [0.693, 0.0]
     """
@@ -162,6 +170,7 @@ def half_information_noise(
     Arguments and errors as `noisy_information`; ValueError too where so many inputs have equal states that less than
     half of ln N is left without noise. Cost: about twenty calls of `noisy_information` with `draws` of 2.
 
+    >>> import torch
     >>> found = half_information_noise(torch.tensor([[0.0], [1.0]]))
     >>> round(found.sigma, 1), found.error < 0.01, round(found.relative, 1)
     (0.5, True, 1.0)
@@ -197,6 +206,7 @@ def scale(states: Tensor, mask: Tensor | None = None) -> float:
 
     `states` and `mask` as in `noisy_information`. Noise is stated relative to it.
 
+    >>> import torch
     >>> scale(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
     1.0
     """
@@ -214,9 +224,10 @@ def _curve(mixture: Mixture, sigmas: Sequence[float]) -> list[NoisyInformation]:
         variances = (each[:, 0] - each.mean(2)).square() @ weights.square()
     missing = -each - mixture.log_weights  # to the ceiling, term by term: none is below 0
     met = missing.sum((1, 2)).square() / missing.square().sum((1, 2)).clamp(min=1e-300)
+    enough = min(_FEW, missing[0].numel() / 2)
     found = []
     for sigma, value, variance, few in zip(
-        sigmas, (each.mean(1) @ weights).tolist(), variances.tolist(), (met < _FEW).tolist(), strict=True
+        sigmas, (each.mean(1) @ weights).tolist(), variances.tolist(), (met < enough).tolist(), strict=True
     ):
         if few:
             # ln(1 + x)^2 <= 2.2 x^(1/2), and the mean of x^(1/2) is the overlap.
@@ -255,6 +266,7 @@ def kernel_bounds(t: Tensor, *, variance: float, labels: Tensor | None = None) -
     of the law is. ValueError for a variance that is not positive. Cost: `N^2 columns`, chunked: no N^2 memory. Source:
     Kolchinsky and Tracey 2017 (10.3390/e19070361).
 
+    >>> import torch
     >>> two = torch.tensor([[0.0], [100.0]])
     >>> [round(bound, 6) for bound in kernel_bounds(two, variance=1.0)]
     [0.693147, 0.693147]

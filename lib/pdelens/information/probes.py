@@ -6,10 +6,12 @@ from torch import Tensor
 
 from .cross_fit import Perceptrons, fit
 from .splits import Parts
+from .streams import own_generator
 
 # From almost no freedom to almost no penalty, relative to features of unit length an example.
 PENALTIES = tuple(10.0 ** -(step / 2) for step in range(13))
 _HIDDEN, _BATCH, _STEPS = 64, 256, 1000
+_BETTER = 1e-4
 # Numbers of features that the networks' validation examples may take at once: 256 MiB in single precision.
 _ENTRIES = 1 << 26
 
@@ -76,8 +78,8 @@ class LinearProbe:
 def chosen(x: np.ndarray, labels: np.ndarray, inner: np.ndarray, validation: np.ndarray, classes: int) -> LinearProbe:
     """Return the linear probe fitted to the `inner` examples with the penalty that is best on the `validation` ones.
 
-    Penalties fall, each fit starts from the last, and two in a row that are no better end it; the class shares alone
-    are the first probe. All weights are 0 where none is better.
+    Penalties fall, each fit starts from the last, and two in a row that are no better (by 1e-4 nats) end it; the class
+    shares alone are the first probe. All weights are 0 where none is better.
     """
     shares = np.bincount(labels[inner], minlength=classes) / len(inner)
     best = probe = LinearProbe(x.shape[1], shares)
@@ -88,7 +90,7 @@ def chosen(x: np.ndarray, labels: np.ndarray, inner: np.ndarray, validation: np.
     for penalty in PENALTIES:
         probe = probe.fit(own, labels[inner], penalty)
         loss = probe.losses(others, labels[validation]).mean()
-        best, least, worse = (probe, loss, 0) if loss < least else (best, least, worse + 1)
+        best, least, worse = (probe, loss, 0) if loss < least - _BETTER else (best, least, worse + 1)
         if worse == 2:
             break
     return best
@@ -102,7 +104,7 @@ def two_layer_losses(features: list[np.ndarray], starts: list[LinearProbe], part
     training only harms is its linear probe.
     """
     members, width = len(features), features[0].shape[1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator(seed)
     model = Perceptrons(members, [width, _HIDDEN, parts.classes], generator, zero=True)
     with torch.no_grad():
         model.straight.copy_(torch.stack([torch.from_numpy(start.weights) for start in starts]))

@@ -124,7 +124,7 @@ def shuffled(groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     What belongs to one group depends on it; only whole groups may change places. Groups of one size do so exactly,
     others are laid end to end.
 
-    >>> shuffled(np.array([0, 0, 1, 1, 2, 2]), np.random.default_rng(1)).reshape(3, 2).tolist()
+    >>> shuffled(np.array([0, 0, 1, 1, 2, 2]), np.random.default_rng(0)).reshape(3, 2).tolist()
     [[4, 5], [0, 1], [2, 3]]
     """
     places = np.argsort(groups, kind="stable")

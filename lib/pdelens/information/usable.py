@@ -15,6 +15,7 @@ from .. import _doors
 from ..intervals import bootstrap_interval
 from .probes import LinearProbe, chosen, standardised, two_layer_losses
 from .splits import Parts, parted, shuffled
+from .streams import own_random
 
 FAMILIES = ("linear", "two-layer")
 # Fewer training examples than these, in all and of a class, are remarked on.
@@ -36,6 +37,11 @@ class UsableInformation:
     in another order, `permutations` times (nan without any). `gains` (held-out examples,) are the differences whose
     mean the value is, in the order of `held_out`, their row numbers. `penalty` is the linear probe's, inf where the
     class shares were better than any.
+
+    >>> labels = torch.arange(400) % 2
+    >>> found = usable_information(8.0 * labels[:, None], labels, permutations=0)
+    >>> round(float(found), 2), found.classes, found.gains.shape, found.warnings[0][:21]
+    (0.69, 2, (100,), '300 training examples')
     """
 
     value: float
@@ -145,21 +151,28 @@ def conditional_usable_information(
     >>> 0.5 < found.value <= found.ceiling
     True
     """
-    return _gain(given, states, target, family, groups, held_out, permutations, seed)
+    return _gain(_features("given", given), states, target, family, groups, held_out, permutations, seed)
 
 
 def _gain(
-    given: Any, states: Any, target: Any, family: str, groups: Any, held_out: Any, permutations: int, seed: int
+    given: np.ndarray | None,
+    states: Any,
+    target: Any,
+    family: str,
+    groups: Any,
+    held_out: Any,
+    permutations: int,
+    seed: int,
 ) -> UsableInformation:
     started = time.perf_counter()
     _doors.option("family", family, FAMILIES)
     _doors.whole("permutations", permutations, 0)
     _doors.whole("seed", seed, 0)
     x = _features("states", states)
-    before = np.empty((len(x), 0)) if given is None else _features("given", given)
+    before = np.empty((len(x), 0)) if given is None else given
     if len(before) != len(x):
         raise ValueError(f"states has {len(x)} examples and given has {len(before)}: row i of both must be example i.")
-    random = np.random.default_rng(seed)
+    random = own_random(seed)
     parts = parted(x, target, groups, held_out, random)
     _refuse_too_much(before.shape[1] + x.shape[1], parts)
     alone, _ = _losses(family, before, x[:, :0], parts, [parts.train], seed)
