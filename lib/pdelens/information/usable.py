@@ -168,29 +168,21 @@ def _gain(
     _doors.option("family", family, FAMILIES)
     _doors.whole("permutations", permutations, 0)
     _doors.whole("seed", seed, 0)
-    x = _features("states", states)
-    before = np.empty((len(x), 0)) if given is None else given
-    if len(before) != len(x):
-        raise ValueError(f"states has {len(x)} examples and given has {len(before)}: row i of both must be example i.")
-    random = own_random(seed)
-    parts = parted(x, target, groups, held_out, random)
-    _refuse_too_much(before.shape[1] + x.shape[1], parts)
+    before, x, parts, random = _admitted(given, states, target, groups, held_out, seed)
     alone, _ = _losses(family, before, x[:, :0], parts, [parts.train], seed)
     losses, penalty = _losses(family, before, x, parts, [parts.train], seed)
-    gains = alone[0] - losses[0]
-    value = float(gains.mean())
-    numbers = parts.groups[parts.train]
-    orders = [parts.train[shuffled(np.unique(numbers, return_inverse=True)[1], random)] for _ in range(permutations)]
-    drawn = _losses(family, before, x, parts, orders, seed)[0] if orders else np.empty((0, len(parts.test)))
-    null = alone[0].mean() - drawn.mean(1)
+    gains, ceiling = alone[0] - losses[0], float(alone[0].mean())
+    _, own = np.unique(parts.groups[parts.train], return_inverse=True)
+    orders = [parts.train[shuffled(own, random)] for _ in range(permutations)]
+    null = ceiling - _losses(family, before, x, parts, orders, seed)[0].mean(1) if orders else np.full(1, np.nan)
     return UsableInformation(
-        value,
+        float(gains.mean()),
         _interval(gains, parts.groups[parts.test], seed),
-        float(alone[0].mean()),
+        ceiling,
         float(losses[0].mean()),
-        float(null.mean()) if orders else math.nan,
-        float(null.std(ddof=1)) if len(orders) > 1 else math.nan,
-        float((1 + (null >= value).sum()) / (1 + len(null))) if orders else math.nan,
+        float(null.mean()),
+        float(null.std(ddof=1)) if len(null) > 1 else math.nan,
+        float((1 + (null >= gains.mean()).sum()) / (1 + len(null))) if orders else math.nan,
         family,
         penalty,
         parts.classes,
@@ -202,6 +194,26 @@ def _gain(
         gains,
         parts.test,
     )
+
+
+def _admitted(
+    given: np.ndarray | None, states: Any, target: Any, groups: Any, held_out: Any, seed: int
+) -> tuple[np.ndarray, np.ndarray, Parts, np.random.Generator]:
+    """Return what is given and the states, (examples, features) each, and the parts; refuse what can't be used."""
+    x = _features("states", states)
+    before = np.empty((len(x), 0)) if given is None else given
+    if len(before) != len(x):
+        raise ValueError(f"states has {len(x)} examples and given has {len(before)}: row i of both must be example i.")
+    random = own_random(seed)
+    parts = parted(x, target, groups, held_out, random)
+    features = before.shape[1] + x.shape[1]
+    needed = 8 * len(x) * (_COPIES * features + 3 * parts.classes)
+    if needed > _BYTES:
+        raise ValueError(
+            f"{len(x)} examples of {features} features and {parts.classes} classes were given: they take "
+            f"{needed / 2**30:.1f} GiB, more than {_BYTES / 2**30:.0f}; give fewer examples or project them."
+        )
+    return before, x, parts, random
 
 
 def _losses(
@@ -249,15 +261,6 @@ def _interval(gains: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, 
 def _features(name: str, values: Any) -> np.ndarray:
     wanted = "(examples, features)"
     return _doors.state(name, values, wanted, 2).detach().to("cpu", torch.float64).numpy()
-
-
-def _refuse_too_much(features: int, parts: Parts) -> None:
-    needed = 8 * len(parts.labels) * (_COPIES * features + 3 * parts.classes)
-    if needed > _BYTES:
-        raise ValueError(
-            f"{len(parts.labels)} examples of {features} features and {parts.classes} classes were given: they take "
-            f"{needed / 2**30:.1f} GiB, more than {_BYTES / 2**30:.0f}; give fewer examples or project them."
-        )
 
 
 def _warnings(parts: Parts) -> tuple[str, ...]:
