@@ -237,6 +237,9 @@ def test_noise_that_leaves_half_has_its_own_error():
     assert 34 <= sum(abs(each.sigma - exact) < 1.96 * each.error for each in found)
     errors = np.std([each.sigma for each in found]) / np.array([each.error for each in found])
     assert 0.7 < errors.mean() < 1.4
+    wide = normal(30, 200)
+    many = [noise.half_information_noise(wide, draws=10, seed=seed) for seed in range(20)]
+    assert 0.6 < np.std([each.sigma for each in many]) / np.mean([each.error for each in many]) < 1.6
     doubled = noise.half_information_noise(2 * TWELVE, draws=60)
     assert doubled == pytest.approx((2 * found[0].sigma, 2 * found[0].error, found[0].relative), rel=1e-9)
 

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
 
 from pdelens.information import probes, usable
 from pdelens.information.usable import conditional_usable_information, usable_information
@@ -109,6 +112,17 @@ def test_value_ceiling_and_interval_are_of_the_gains():
     )
 
 
+def test_the_linear_probe_is_scikit_learns_on_all_training_rows():
+    a, b, labels = two_sources()
+    x = torch.cat([a, b], 1).numpy()
+    found = usable_information(x, labels, permutations=0)
+    train = np.delete(np.arange(600), found.held_out)
+    scaled = StandardScaler().fit(x[train]).transform(x) / 2
+    probe = LogisticRegression(C=1 / (len(train) * found.penalty), tol=1e-10, max_iter=10_000)
+    wanted = probe.fit(scaled[train], labels[train]).predict_proba(scaled[found.held_out])
+    assert found.cross_entropy == pytest.approx(log_loss(labels[found.held_out], wanted), abs=1e-5)
+
+
 def two_sources(samples=600, seed=9):
     random = np.random.default_rng(seed)
     a, b = random.normal(size=(2, samples, 2))
@@ -167,11 +181,18 @@ def test_copies_of_an_example_do_not_leak():
     leaked = usable_information(x, labels, permutations=0)
     kept = usable_information(x, labels, groups=groups, permutations=9)
     assert leaked.value > 0.4 and kept.value < 0.1 and kept.p_value > 0.1
-    # An interval over examples takes the copies for news.
     assert not set(groups[kept.held_out]) & set(np.delete(groups, kept.held_out))
-    means = np.array([kept.gains[groups[kept.held_out] == g].mean() for g in np.unique(groups[kept.held_out])])
-    half = 1.96 * means.std() / len(means) ** 0.5
-    assert np.diff(kept.interval)[0] == pytest.approx(2 * half, rel=0.3) or half < 1e-6
+
+
+def test_an_interval_is_over_groups():
+    """Copies are no news: an interval over examples would be narrower by the root of five."""
+    x, labels = gaussian_classes(1.5, 200)
+    groups = np.arange(200).repeat(5)
+    found = usable_information(x.repeat(5, 0), labels.repeat(5), groups=groups, permutations=0)
+    gains = found.gains.reshape(-1, 5)
+    assert np.ptp(gains, 1).max() < 1e-12, "copies lie side by side"
+    half = 1.96 * gains[:, 0].std() / len(gains) ** 0.5
+    assert np.diff(found.interval)[0] == pytest.approx(2 * half, rel=0.15)
 
 
 def test_groups_change_places_whole_in_the_null():
