@@ -168,7 +168,8 @@ def half_information_noise(
     a half and the whole of the one where U has that value. The error is that of the information over its slope.
 
     Arguments and errors as `noisy_information`; ValueError too where so many inputs have equal states that less than
-    half of ln N is left without noise. Cost: about twenty calls of `noisy_information` with `draws` of 2.
+    half of ln N is left without noise. Cost: about fifteen calls of `noisy_information`, 5 s at N = 1,000 of 64
+    features.
 
     >>> import torch
     >>> found = half_information_noise(torch.tensor([[0.0], [1.0]]))

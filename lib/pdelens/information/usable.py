@@ -109,7 +109,7 @@ def usable_information(
     Raises ValueError for NaN, states that are all the same, one class, fewer than 20 examples or two a class, a class
     without a training example, fewer than two held-out groups, and what does not fit into memory (with its bytes).
     Deterministic in `seed`. Cost: about a second at 2,000 examples of 64 features and 10 classes on one thread, the
-    null included; ten times that for `"two-layer"`. Source: Xu et al. 2020 (2002.10689); probes by held-out
+    null included; three for `"two-layer"`. Source: Xu et al. 2020 (2002.10689); probes by held-out
     cross-entropy: Pimentel et al. 2020 (2004.03061).
 
     >>> generator = torch.Generator().manual_seed(0)
