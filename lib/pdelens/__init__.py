@@ -14,6 +14,8 @@ from .attention.substitute import substitute_attention
 from .flow import Flow
 from .information.checks import check_estimator
 from .information.estimate import Estimate, mutual_information
+from .information.noise import HalfNoise, NoisyInformation, half_information_noise, noisy_information
+from .information.usable import UsableInformation, conditional_usable_information, usable_information
 from .lattice import Chain, Grid, gradient, laplacian
 from .pde.equation import PDE, TransformerPDE
 from .pde.fit import Fit, FitError, fit
@@ -36,11 +38,14 @@ __all__ = [
     "FitError",
     "Flow",
     "Grid",
+    "HalfNoise",
     "Heads",
+    "NoisyInformation",
     "Plan",
     "Report",
     "StepError",
     "TransformerPDE",
+    "UsableInformation",
     "attend_with_statistics",
     "attention_cosine",
     "attention_divergence",
@@ -48,18 +53,22 @@ __all__ = [
     "capture",
     "check_estimator",
     "compare",
+    "conditional_usable_information",
     "equation_of",
     "fit",
     "flow_of",
     "gradient",
+    "half_information_noise",
     "integrate",
     "laplacian",
     "measure_heads",
     "mutual_information",
+    "noisy_information",
     "skill",
     "spectrum",
     "statistics_of",
     "substitute_attention",
+    "usable_information",
 ]
 
 __version__ = "0.1.0"

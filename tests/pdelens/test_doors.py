@@ -23,18 +23,22 @@ from pdelens import (
     capture,
     check_estimator,
     compare,
+    conditional_usable_information,
     equation_of,
     fit,
     flow_of,
     gradient,
+    half_information_noise,
     integrate,
     laplacian,
     measure_heads,
     mutual_information,
+    noisy_information,
     skill,
     spectrum,
     statistics_of,
     substitute_attention,
+    usable_information,
 )
 from pdelens.models import Configuration, Transformer
 
@@ -57,6 +61,7 @@ MASK = torch.ones(2, 12, dtype=torch.bool)
 MODEL = Transformer(Configuration(layers=2)).eval()
 PICTURES = torch.zeros(2, 28, 28, dtype=torch.uint8)
 X, Y = torch.randn(60, 1, generator=G), torch.randn(60, 1, generator=G)
+TARGET = torch.arange(60) % 3
 
 
 class Odd:
@@ -177,6 +182,40 @@ def bad_attention(extra=None):
 BAD_PAIR = {"query_a": bad_tensors(Q), "key_b": bad_tensors(K), **bad_sights()}
 
 
+def bad_numbers_of(good):
+    """Bad whole numbers, one an example."""
+    return {
+        "text": "abc",
+        "number": 3,
+        "object": Odd(),
+        "halves": good / 2,
+        "nan": torch.full(good.shape, NAN),
+        "complex": good.to(torch.complex64),
+        "empty": good[:0],
+        "few": good[:-1],
+        "rank+": good[:, None],
+        "texts": ["a"] * len(good),
+    }
+
+
+def bad_probes(state):
+    return {
+        "states": {**bad_tensors(state), "few": state[:10], "same": torch.ones_like(state), "ints": state.long()},
+        "target": {**bad_numbers_of(TARGET), "none": None, "one": torch.zeros(60).long(), "all": torch.arange(60)},
+        "family": bad_options(),
+        "groups": {**bad_numbers_of(TARGET), "one": torch.zeros(60).long()},
+        "held_out": {**bad_numbers(0), "zero": 0, "whole": 1.0, "few": TARGET[:9] > 0, "class": TARGET == 0},
+        "permutations": bad_counts(0),
+        "seed": {"half": 1.5, "text": "a", "negative": -1, "none": None},
+    }
+
+
+BAD_NOISE = {
+    "states": {**bad_tensors(X), "one": X[:1], "same": torch.ones_like(X), "ints": X.long()},
+    "mask": {**bad_masks(torch.ones(60, 1, dtype=torch.bool)), "few": torch.ones(59, 1)},
+    "draws": {**bad_counts(optional=True), "odd": 5},
+    "seed": {"half": 1.5, "text": "a", "negative": -1, "none": None},
+}
 BAD_PLACES = {
     "positions": {**bad_lattices(True), "nan": torch.full((12, 2), NAN), "shape": torch.zeros(5, 2)},
     "moments": bad_flags(),
@@ -472,6 +511,18 @@ CASES = {
             "seed": {"half": 1.5, "text": "a", "negative": -1},
         },
     ),
+    "noisy_information": (
+        noisy_information,
+        dict(states=X, sigma=0.5, draws=4),
+        {**BAD_NOISE, "sigma": {**bad_numbers(0), "zero": 0, "list": [0.1, 1.0]}, "relative": bad_flags()},
+    ),
+    "half_information_noise": (half_information_noise, dict(states=X, draws=4), BAD_NOISE),
+    "usable_information": (usable_information, dict(states=X, target=TARGET, permutations=1), bad_probes(X)),
+    "conditional_usable_information": (
+        conditional_usable_information,
+        dict(states=X, given=Y, target=TARGET, permutations=1),
+        {**bad_probes(X), "given": {**bad_tensors(Y), "few": Y[:10], "ints": Y.long()}},
+    ),
     "equation_of": (
         equation_of,
         dict(model=MODEL, lattice=Grid(7, 7)),
@@ -580,6 +631,8 @@ MEANT = {
     "skill.null.nan": "spreads like any number",
     "skill.null.one": "documented: nothing is left to make up",
     "flow_of.keep.none": "stays where it is",
+    "*.states.size+": "any width",
+    "*.given.size+": "any width",
     # The model's own words are the clearest.
     "flow_of.model.layer": "the model's own error",
     "flow_of.inputs.names": "the model's own error",
@@ -624,7 +677,15 @@ def test_bad_input_gets_a_clear_sentence(name):
 
 
 def test_the_table_has_every_public_function_and_more_than_600_calls():
-    results = {"AttentionStatistics", "Estimate", "Fit", "Report"}  # made by the library, not by its users
+    results = {
+        "AttentionStatistics",
+        "Estimate",
+        "Fit",
+        "HalfNoise",
+        "NoisyInformation",
+        "Report",
+        "UsableInformation",
+    }  # made by the library, not by its users
     errors = {
         n
         for n in pdelens.__all__

@@ -18,8 +18,10 @@ from pdelens import (
     attention_statistics,
     compare,
     gradient,
+    half_information_noise,
     integrate,
     laplacian,
+    noisy_information,
     spectrum,
 )
 from pdelens.agreement import measures, nulls
@@ -70,6 +72,15 @@ def test_measures(name):
     wide = (wider(mean, 3),) if name == "centred_cosine" else ()
     found = function(wider(ours, 1), wider(theirs, 2), *wide, REAL)
     torch.testing.assert_close(found, function(ours, theirs, *more))
+
+
+def test_information_at_noise():
+    state = OURS.states[1]
+    found = noisy_information(longer(state), 4.0, relative=True, mask=REAL)
+    wanted = noisy_information(state, 4.0, relative=True)
+    assert found.sigma == pytest.approx(wanted.sigma) and 0.1 < wanted.value < 1.8
+    assert (found.value, found.error) == pytest.approx((wanted.value, wanted.error))
+    assert half_information_noise(longer(state), mask=REAL) == pytest.approx(half_information_noise(state))
 
 
 def test_r2_of_states():

@@ -33,7 +33,7 @@ class Scale:
     table_seeds: int = 2
     unseen_seeds: int = 5
     names: tuple[str, ...] | None = None
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(name for name, method in METHODS.items() if not method.classes)
     dims: tuple[int, ...] = (1, 2, 5, 10, 25)
     informations: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     panel_samples: tuple[int, ...] = (250, 1000, 4000)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pdelens.flow import Flow
-from pdelens.information.noise import noisy_information
+from pdelens.information.noise import noise_curve
 
 
 def read_states(flow: Flow) -> list[Tensor]:
@@ -15,26 +15,13 @@ def read_states(flow: Flow) -> list[Tensor]:
     return [state.mean(1).double() for state in flow.states]
 
 
-def scale(state: Tensor) -> float:
-    """Return the root-mean-square distance from the mean, per channel, of a state (examples, width).
-
-    >>> scale(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
-    1.0
-    """
-    return float(state.var(0, correction=0).mean().sqrt())
-
-
 def over_noise(states: Sequence[Tensor], levels: Sequence[float], relative: bool, seed: int = 0) -> np.ndarray:
     """Return I(X; T + noise) in nats for equally likely inputs, (depths, levels); two draws of the noise each.
 
-    `levels` are standard deviations: in units of each layer's own `scale` where `relative`, else absolute.
+    `levels` are standard deviations: in units of each layer's own `noise.scale` where `relative`, else absolute.
     """
-    sizes = [scale(state) if relative else 1.0 for state in states]
-    rows = [
-        [noisy_information(state, variance=(level * size) ** 2, draws=2, seed=seed) for level in levels]
-        for state, size in zip(states, sizes, strict=True)
-    ]
-    return np.array(rows)
+    rows = [noise_curve(state, levels, relative=relative, draws=2, seed=seed) for state in states]
+    return np.array([[float(found) for found in row] for row in rows])
 
 
 def leading(state: Tensor, columns: int) -> Tensor:

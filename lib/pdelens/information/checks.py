@@ -69,6 +69,8 @@ def check_estimator(x: Any, y: Any, method: str = "auto", *, neighbours: int = 1
     (['invariance', 'processing', 'additivity', 'calibration'], ())
     """
     plan = chosen(method)
+    if plan.classes:
+        raise ValueError(f"method={method!r} takes class labels, which no map may bend: it has no such checks.")
     _doors.whole("neighbours", neighbours)
     _doors.whole("seed", seed, 0)
     estimator = plan.make(neighbours, seed)

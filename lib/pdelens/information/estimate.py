@@ -77,11 +77,11 @@ def mutual_information(
 
     `x` (samples, dx) or (samples,), `y` likewise; row i of both is one pair, rows are independent. `method` is `auto`
     (an elliptical copula, and the nearest-neighbour estimate of what it misses, calibrated at the same samples and
-    dims) or one of `methods.METHODS`: `ksg` and `ksg2` (on columns of unit variance), `gaussian`, `gaussian_copula`,
-    `binned` (cells of equal counts, Miller-Madow), `kernel_density`, `renyi`, `info_nce`, `nwj`, `mine`, `probe`
-    (usable information of a linear probe), `sliced`. `labels` says what whole numbers are: class labels, whose order
-    means nothing (True), or counts, ages, scores (False). If not given, up to 20 different ones that come ten times or
-    more each are taken for labels; `probe` takes any number of them so.
+    dims) or one of `methods.METHODS`: `ksg` and `ksg2` (on columns of unit variance), `class_ksg` (the same for
+    class labels y), `gaussian`, `gaussian_copula`, `binned` (cells of equal counts, Miller-Madow), `kernel_density`,
+    `renyi`, `info_nce`, `nwj`, `mine`, `probe` (usable information of a linear probe), `sliced`. `labels` says what
+    whole numbers are: class labels, whose order means nothing (True), or counts, ages, scores (False). If not given, up
+    to 20 different ones that come ten times or more each are taken for labels; `probe` takes any number of them so.
 
     The interval of a plain method is $v \pm t\,\sigma$, $\sigma$ the deviation over random halves drawn without
     replacement (for a mean it is that of the whole sample), stretched to one side by the calibration bias; `auto`
@@ -151,7 +151,11 @@ def _admitted(
             f"{len(x)} samples of {x.shape[1]} + {y.shape[1]} columns were given: {room} are wanted, "
             "2 (dx + dy) + 6, to fit a copula to random halves; leave out columns or project them."
         )
-    return untied(x, y, torch.Generator().manual_seed(seed), labels) if plan.continuous else (x, y, ())
+    generator = torch.Generator().manual_seed(seed)
+    if plan.classes:
+        x, _, notes = untied(x, x[:, :0], generator, labels=False)
+        return x, y, notes
+    return untied(x, y, generator, labels) if plan.continuous else (x, y, ())
 
 
 def calibration(

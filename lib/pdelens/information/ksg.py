@@ -66,6 +66,47 @@ def conditional_ksg(x: Tensor, y: Tensor, z: Tensor, *, neighbours: int = 10) ->
     return float(torch.digamma(torch.tensor(neighbours, dtype=torch.float64)) - xz - yz + given)
 
 
+def class_ksg(x: Tensor, labels: Tensor, *, neighbours: int = 3) -> float:
+    r"""Return Ross's nearest-neighbour estimate of I(X;Y) in nats for a class Y, named by `labels`.
+
+    $$I = \psi(N) + \langle \psi(k_i) - \psi(N_i) - \psi(m_i) \rangle$$
+
+    with $N_i$ the samples of i's class, $k_i$ the smaller of `neighbours` and $N_i - 1$, and $m_i - 1$ the other
+    samples of any class that are strictly nearer than the $k_i$-th neighbour in its own class. A sample alone in its
+    class is left out, of N too. No estimate passes `psi(N) - psi(2)`, nor about H(Y); it may be below 0.
+
+    `x` (samples, dims), continuous, in the units in which the maximum norm shall compare its columns; `labels`
+    (samples,) of any type whose values can be compared. Raises ValueError for other shapes, NaN, or no class of two
+    samples. Cost as `ksg`. Source: Ross 2014 (10.1371/journal.pone.0087357), whose count is scikit-learn's
+    `mutual_info_classif` too.
+
+    >>> labels = torch.arange(600) % 2
+    >>> x = torch.randn(600, 1, generator=torch.Generator().manual_seed(0)) + 8 * labels[:, None]
+    >>> 0.68 < class_ksg(x, labels) < 0.70
+    True
+    """
+    search.check_points(x, "x")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} were given: one for each of {len(x)} samples is wanted."
+        )
+    if neighbours < 1:
+        raise ValueError(f"{neighbours} neighbours were asked for: at least one is wanted.")
+    number, count = labels.unique(return_inverse=True, return_counts=True)[1:]
+    kept = count[number] > 1
+    if not bool(kept.any()):
+        raise ValueError(f"No class has two of the {len(x)} samples: no sample has a neighbour of its own class.")
+    x, number = x.detach().double()[kept], number[kept]
+    radius, reached = x.new_empty(len(x)), torch.empty_like(number)
+    for label in number.unique():
+        members = (number == label).nonzero().flatten()
+        reached[members] = min(neighbours, len(members) - 1)
+        radius[members] = search.nearest(x[members], int(reached[members[0]]))[0][:, -1]
+    inside = search.count_within(x, radius) + 1
+    psi = torch.digamma(torch.stack([reached, count[number], inside]).double())
+    return float(torch.digamma(torch.tensor(len(x), dtype=torch.float64)) + (psi[0] - psi[1] - psi[2]).mean())
+
+
 def _checked(neighbours: int, **columns: Tensor) -> list[Tensor]:
     """Raise ValueError unless the samples fit together; give them in float64."""
     for name, part in columns.items():

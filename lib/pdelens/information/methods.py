@@ -11,7 +11,7 @@ from torch import Tensor
 from . import density, neural
 from . import gaussian as parametric
 from .auto import calibrated, ceiling_of_neighbours, quick
-from .ksg import ksg
+from .ksg import class_ksg, ksg
 from .samples import is_labels
 
 Estimator = Callable[[Tensor, Tensor], float]
@@ -26,7 +26,7 @@ class Method:
     `quick`, where there is one, makes a cheaper estimator for the null. `halves` is the number of random halves
     behind the interval, `repeats` of calibration samples (0 for what estimates another quantity: Renyi's, sliced and
     usable information); `null_samples` and `shuffles` bound the null. `continuous`: ties are broken and labels
-    refused.
+    refused. `classes`: y has to be class labels, and ties are broken in x alone.
     """
 
     make: Maker
@@ -37,20 +37,34 @@ class Method:
     null_samples: int = 10**9
     shuffles: int = 10**9
     continuous: bool = True
+    classes: bool = False
 
 
 def _auto(neighbours: int, seed: int) -> Estimator:
     return lambda x, y: calibrated(x, y, neighbours=neighbours, random=np.random.default_rng(seed)).value
 
 
-def _ksg(variant: int) -> Method:
-    def standardised(values: Tensor) -> Tensor:
-        return (values - values.mean(0)) / values.std(0)
+def _standardised(values: Tensor) -> Tensor:
+    return (values - values.mean(0)) / values.std(0)
 
+
+def _ksg(variant: int) -> Method:
     def make(neighbours: int, seed: int) -> Estimator:
-        return lambda x, y: ksg(standardised(x), standardised(y), neighbours=neighbours, variant=variant)
+        return lambda x, y: ksg(_standardised(x), _standardised(y), neighbours=neighbours, variant=variant)
 
     return Method(make, ceiling_of_neighbours, null_samples=500)
+
+
+def _class_ksg(neighbours: int, seed: int) -> Estimator:
+    def estimate(x: Tensor, y: Tensor) -> float:
+        if y.shape[1] > 1 or not bool((y == y.round()).all()):
+            raise ValueError(
+                f"y of {y.shape[1]} column(s) was given: method='class_ksg' wants class labels, one column of whole "
+                "numbers; take method='ksg' for what is continuous."
+            )
+        return class_ksg(_standardised(x), y[:, 0], neighbours=neighbours)
+
+    return estimate
 
 
 def _binned(x: Tensor, y: Tensor) -> float:
@@ -88,6 +102,7 @@ def _critic(function: Callable[..., float], batch: int | None = None) -> Method:
 METHODS: dict[str, Method] = {
     "ksg": _ksg(1),
     "ksg2": _ksg(2),
+    "class_ksg": Method(_class_ksg, ceiling_of_neighbours, null_samples=500, continuous=False, classes=True),
     "gaussian": Method(lambda *_: parametric.gaussian, _none),
     "gaussian_copula": Method(lambda *_: parametric.gaussian_copula, _none),
     "binned": Method(lambda *_: _binned, _log, continuous=False),

@@ -125,7 +125,7 @@ def untied(
         columns = [
             _jittered(column, f"column {n} of {name}", generator, ties, labels) for n, column in enumerate(values.T)
         ]
-        mended.append(torch.stack(columns, 1))
+        mended.append(torch.stack(columns, 1) if columns else values)
     return mended[0], mended[1], (*notes, *_told(ties, len(x)))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from companion.estimators import layer_information
 from pdelens.flow import Flow
-from pdelens.information.noise import noisy_information
+from pdelens.information.noise import noisy_information, scale
 
 
 def test_a_layers_scale_and_what_is_read():
@@ -17,7 +17,7 @@ def test_a_layers_scale_and_what_is_read():
     assert read[0].tolist() == [[2.0, 2.0]] * 2 and read[0].dtype == torch.float64
     x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).double()
     slow = math.sqrt(sum(float((x[:, c] - x[:, c].mean()).square().mean()) for c in range(4)) / 4)
-    assert layer_information.scale(3 * x + 7) == pytest.approx(3 * slow)
+    assert scale(3 * x + 7) == pytest.approx(3 * slow)
 
 
 def test_relative_noise_does_not_see_a_layers_scale_and_absolute_noise_does():
@@ -28,7 +28,7 @@ def test_relative_noise_does_not_see_a_layers_scale_and_absolute_noise_does():
     assert relative[0, 0] == pytest.approx(math.log(40), abs=1e-6) and relative[0, 2] < 0.01
     absolute = layer_information.over_noise(states, levels, relative=False)
     assert absolute[1, 1] > absolute[0, 1] + 0.5
-    assert absolute[0, 1] == noisy_information(x, variance=1.0, draws=2, seed=0)
+    assert absolute[0, 1] == noisy_information(x, 1.0, draws=2, seed=0).value
 
 
 def test_leading_components_are_the_eigenvectors_of_the_covariance():

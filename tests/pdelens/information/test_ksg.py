@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import digamma
-from sklearn.feature_selection import mutual_info_regression
+from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 from sklearn.preprocessing import scale
 
 from pdelens.information import _bits, tasks
-from pdelens.information.ksg import conditional_ksg, ksg
+from pdelens.information.ksg import class_ksg, conditional_ksg, ksg
 from pdelens.information.samples import untied
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -202,3 +202,68 @@ def test_bad_input_is_named():
         ksg(x, y.where(y != y[3, 1], torch.nan))
     with pytest.raises(ValueError, match="Variant 3"):
         ksg(x, y, variant=3)
+
+
+def slow_ross(x, labels, neighbours):
+    """Ross's equation word by word."""
+    kept = [i for i in range(len(x)) if (labels == labels[i]).sum() > 1]
+    total = 0.0
+    for i in kept:
+        distance = np.abs(x - x[i]).max(1)
+        own = sorted(distance[j] for j in kept if labels[j] == labels[i] and j != i)
+        k = min(neighbours, len(own))
+        nearer = sum(distance[j] < own[k - 1] for j in kept if j != i)
+        total += digamma(k) - digamma(len(own) + 1) - digamma(nearer + 1)
+    return digamma(len(kept)) + total / len(kept)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 10])
+@pytest.mark.parametrize(("classes", "dims"), [(2, 1), (7, 2), (25, 3)])
+def test_classes_against_the_plain_count(classes, dims, neighbours):
+    """The many classes are of all sizes from 1 on."""
+    random = np.random.default_rng(classes)
+    labels = random.integers(0, classes, 70)
+    x = random.normal(size=(70, dims)) + labels[:, None] % 3
+    found = class_ksg(torch.from_numpy(x), torch.from_numpy(labels), neighbours=neighbours)
+    assert found == pytest.approx(slow_ross(x, labels, neighbours), abs=1e-12)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 10])
+@pytest.mark.parametrize(("classes", "shift"), [(2, 0.0), (2, 1.0), (5, 2.0)])
+def test_classes_are_scikit_learns_where_both_count_exactly(classes, shift, neighbours):
+    """In one column. Theirs takes distances as differences of squares where a class has few members, and cuts at 0."""
+    random = np.random.default_rng(3)
+    labels = random.integers(0, classes, 300)
+    x = random.normal(size=300) + shift * labels
+    found = class_ksg(torch.from_numpy(x[:, None]), torch.from_numpy(labels), neighbours=neighbours)
+    theirs = mutual_info_classif(x[:, None], labels, n_neighbors=neighbours, random_state=0)[0]
+    assert max(found, 0.0) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_classes_at_their_closed_form_and_ceiling():
+    random = np.random.default_rng(5)
+    labels = np.arange(1500) % 3
+    x = torch.from_numpy(random.normal(size=(1500, 1)) + 2 * labels[:, None])
+    grid = np.linspace(-10, 14, 20_001)
+    each = np.exp(-0.5 * (grid[:, None] - 2 * np.arange(3)) ** 2) / math.sqrt(2 * math.pi)
+    mixed = each.mean(1)
+    truth = -np.trapezoid(mixed * np.log(mixed), grid) - 0.5 * math.log(2 * math.pi * math.e)
+    assert class_ksg(x, torch.from_numpy(labels)) == pytest.approx(truth, abs=0.05)
+    apart = class_ksg(x + 100 * labels[:, None], torch.from_numpy(labels))
+    assert apart == pytest.approx(digamma(1500) - digamma(500), abs=1e-12)
+    named = torch.from_numpy(labels).double() * -0.5
+    assert class_ksg(x, named) == class_ksg(x, torch.from_numpy(labels))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda x: class_ksg(x, torch.arange(9)), r"labels of shape \(9,\) were given: one for each of 10 samples"),
+        (lambda x: class_ksg(x, torch.arange(10)), "No class has two of the 10 samples"),
+        (lambda x: class_ksg(x, torch.zeros(10), neighbours=0), "0 neighbours were asked for"),
+        (lambda x: class_ksg(x * torch.nan, torch.zeros(10)), "NaN or infinite"),
+    ],
+)
+def test_bad_classes_are_named(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(torch.randn(10, 2))

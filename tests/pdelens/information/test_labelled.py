@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pdelens import mutual_information
+from pdelens import check_estimator, mutual_information
 from pdelens.information import methods
+from pdelens.information.ksg import class_ksg
 from pdelens.information.labelled import labelled
 
 
@@ -99,3 +100,20 @@ def test_a_probe_takes_whole_numbers_as_it_is_told(monkeypatch):
         plan.make(10, 0)(x, rank)
         plan.quick(10, 0)(x, rank)
     assert asked == ["classes"] * 4 + ["numbers"] * 2
+
+
+def test_the_nearest_neighbours_of_classes_come_with_their_circumstances():
+    """Standardised columns, ties broken in x alone, null, interval and bias as with every method."""
+    truth, (x, y) = mixture_information(), noisy(0, samples=600)
+    found = mutual_information(x, y, "class_ksg", shuffles=19)
+    assert found.interval[0] < truth < found.interval[1] and abs(found.bias) < 0.1 and found.p_value == 0.05
+    assert abs(found.null_mean) < 0.05 and found.warnings == ()
+    wanted = class_ksg(column((x - x.mean()) / x.std(ddof=1)), column(y)[:, 0], neighbours=10)
+    assert found.value == pytest.approx(wanted, abs=1e-9)
+    rounded = mutual_information(x.round(1), y, "class_ksg", shuffles=5)
+    assert "column 0 of x are tied" in rounded.warnings[1] and abs(rounded.value - found.value) < 0.05
+    for labels in (x, np.stack([y, y + 1], 1)):
+        with pytest.raises(ValueError, match="method='class_ksg' wants class labels, one column"):
+            mutual_information(x, labels, "class_ksg")
+    with pytest.raises(ValueError, match="takes class labels, which no map may bend"):
+        check_estimator(x, y, "class_ksg")
