@@ -482,3 +482,12 @@ def test_an_adaptive_solve_that_would_not_end_is_stopped(monkeypatch):
     assert integrate(pde, u, [0, 0.1], "dopri5", rtol=1e-3).states[-1].isfinite().all()
     with pytest.raises(DivergenceError, match=r"no step beyond t = \S+, .*40.*too stiff for rtol 1e-14 in float32"):
         integrate(pde.float(), u.float(), [0, 1.0], "dopri5", rtol=1e-14, atol=1e-16)
+
+
+def test_divergence_is_dated_by_the_first_step_that_is_not_finite():
+    """du/dt = u^2 by Euler's steps of a fifth, in a plain loop: the state overflows long before the interval ends."""
+    u, steps = 1.0, 0
+    while math.isfinite(u):
+        u, steps = u + 0.2 * u * u, steps + 1
+    with pytest.raises(DivergenceError, match=rf"not finite at t = {0.2 * steps:g}, in the term 'growth'"):
+        integrate(PDE({"growth": Growth(1.0)}, None, 30.0), torch.ones(1, 3, 1).double(), [0, 30], "euler", 150)
