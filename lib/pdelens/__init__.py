@@ -21,7 +21,11 @@ from .pde.integrate import DivergenceError, integrate
 from .pde.parity import equation_of
 from .pde.plan import Plan
 from .pde.stability import StepError
+from .sensitivity.flow_map import FlowMap, flow_map
+from .sensitivity.gradients import gradient_flow
+from .sensitivity.growth import lyapunov_exponents, perturbation_growth
 from .sensitivity.jacobian import FieldJacobian
+from .sensitivity.singular import influence, jacobian_spectrum
 from .sensitivity.spectrum import spectrum
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "Fit",
     "FitError",
     "Flow",
+    "FlowMap",
     "Grid",
     "Heads",
     "Plan",
@@ -50,12 +55,18 @@ __all__ = [
     "compare",
     "equation_of",
     "fit",
+    "flow_map",
     "flow_of",
     "gradient",
+    "gradient_flow",
+    "influence",
     "integrate",
+    "jacobian_spectrum",
     "laplacian",
+    "lyapunov_exponents",
     "measure_heads",
     "mutual_information",
+    "perturbation_growth",
     "skill",
     "spectrum",
     "statistics_of",
