@@ -25,6 +25,7 @@ from .sensitivity.flow_map import FlowMap, flow_map
 from .sensitivity.gradients import gradient_flow
 from .sensitivity.growth import lyapunov_exponents, perturbation_growth
 from .sensitivity.jacobian import FieldJacobian
+from .sensitivity.normality import coupling, non_normality
 from .sensitivity.singular import influence, jacobian_spectrum
 from .sensitivity.spectrum import spectrum
 
@@ -53,6 +54,7 @@ __all__ = [
     "capture",
     "check_estimator",
     "compare",
+    "coupling",
     "equation_of",
     "fit",
     "flow_map",
@@ -66,6 +68,7 @@ __all__ = [
     "lyapunov_exponents",
     "measure_heads",
     "mutual_information",
+    "non_normality",
     "perturbation_growth",
     "skill",
     "spectrum",

@@ -24,6 +24,7 @@ from pdelens import (
     capture,
     check_estimator,
     compare,
+    coupling,
     equation_of,
     fit,
     flow_map,
@@ -37,6 +38,7 @@ from pdelens import (
     lyapunov_exponents,
     measure_heads,
     mutual_information,
+    non_normality,
     perturbation_growth,
     skill,
     spectrum,
@@ -236,6 +238,8 @@ def with_map(**given):
 
 MAP = FlowMap(torch.tanh, U)
 MAPS = [MAP, FlowMap(torch.tanh, MAP.value, depths=(1, 2))]
+FOUND = jacobian_spectrum(MAP, 2)
+OTHER = jacobian_spectrum(FlowMap(torch.tanh, U[:, :5]), 2)
 STATES = Shaped(torch.nn.Linear(8, 8))
 BAD_STEPS = {"method": bad_options(), "substeps": bad_counts()}
 BAD_SEEDS = {"half": 1.5, "text": "a", "negative": -1, "none": None}
@@ -631,6 +635,22 @@ CASES = {
             "oversampling": bad_counts(0),
             "seed": BAD_SEEDS,
         },
+    ),
+    "non_normality": (
+        non_normality,
+        dict(jacobian=MAP),
+        {
+            "jacobian": bad_maps(),
+            "residual": {k: v for k, v in bad_flags().items() if k != "none"},
+            "draws": {**bad_counts(), "one": 1},
+            "rounds": bad_counts(),
+            "seed": BAD_SEEDS,
+        },
+    ),
+    "coupling": (
+        coupling,
+        dict(before=FOUND, after=FOUND),
+        {name: {**bad_maps(), "map": MAP, "other size": OTHER} for name in ("before", "after")},
     ),
     "gradient_flow": (
         gradient_flow,

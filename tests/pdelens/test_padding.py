@@ -17,6 +17,7 @@ from pdelens import (
     attention_divergence,
     attention_statistics,
     compare,
+    coupling,
     flow_map,
     gradient,
     gradient_flow,
@@ -25,13 +26,14 @@ from pdelens import (
     jacobian_spectrum,
     laplacian,
     lyapunov_exponents,
+    non_normality,
     perturbation_growth,
     spectrum,
 )
 from pdelens.agreement import measures, nulls
 from pdelens.lattice import advection
 from pdelens.models import Configuration, Transformer
-from pdelens.sensitivity import singular
+from pdelens.sensitivity import normality, singular
 from pdelens.sensitivity.local_error import local_errors
 
 EXAMPLES, TOKENS, GARBAGE, WIDTH, HEADS, LAYERS = 7, 6, 3, 8, 2, 3
@@ -184,6 +186,13 @@ MAP_MEASURES = {
     "error of influence": lambda one: cropped(influence(one, draws=2)[1])[..., :TOKENS],
     "growth": lambda one: perturbation_growth(one, (0.1, 1.0), seed=3).factor,
     "growth from one token": lambda one: perturbation_growth(one, (0.1, 1.0), token=2).factor,
+    "coupling": lambda one: coupling(jacobian_spectrum(one, 2), jacobian_spectrum(one, 2)).overlap,
+    "chance of coupling": lambda one: coupling(*[jacobian_spectrum(one, 2)] * 2).chance,
+    "departure": lambda one: non_normality(one).departure.value,
+    "departure by random signs": lambda one: non_normality(one).departure.value,
+    "asymmetry by random signs": lambda one: non_normality(one).asymmetry.value,
+    "abscissa": lambda one: non_normality(one).abscissa.value,
+    "abscissa by random signs": lambda one: non_normality(one).abscissa.value,
     "exponents": lambda one: lyapunov_exponents([one], 2, rounds=2),
 }
 
@@ -191,8 +200,8 @@ MAP_MEASURES = {
 @pytest.mark.parametrize("made", [of_equation, of_transformer])
 @pytest.mark.parametrize("name", MAP_MEASURES)
 def test_flow_maps(name, made, monkeypatch):
-    if name == "the largest":
-        monkeypatch.setattr(singular, "DENSE", 1)
+    for module in (singular, normality) if name == "the largest" or "random" in name else ():
+        monkeypatch.setattr(module, "DENSE", 1)
     alone, padded = made()
     found, wanted = MAP_MEASURES[name](padded), MAP_MEASURES[name](alone)
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _doors
 from .flow_map import FlowMap
-from .singular import at_most, columns, drawn, each, random_directions, rows
+from .subspace import at_most, columns, drawn, each, random_directions, rows
 
 
 @dataclass(frozen=True, eq=False)
