@@ -21,6 +21,7 @@ from .pde.integrate import DivergenceError, integrate
 from .pde.parity import equation_of
 from .pde.plan import Plan
 from .pde.stability import StepError
+from .sensitivity.adjoint import adjoint_gradient
 from .sensitivity.flow_map import FlowMap, flow_map
 from .sensitivity.gradients import gradient_flow
 from .sensitivity.growth import lyapunov_exponents, perturbation_growth
@@ -47,6 +48,7 @@ __all__ = [
     "Report",
     "StepError",
     "TransformerPDE",
+    "adjoint_gradient",
     "attend_with_statistics",
     "attention_cosine",
     "attention_divergence",

@@ -17,6 +17,7 @@ from pdelens import (
     Heads,
     Plan,
     TransformerPDE,
+    adjoint_gradient,
     attend_with_statistics,
     attention_cosine,
     attention_divergence,
@@ -242,6 +243,15 @@ FOUND = jacobian_spectrum(MAP, 2)
 OTHER = jacobian_spectrum(FlowMap(torch.tanh, U[:, :5]), 2)
 STATES = Shaped(torch.nn.Linear(8, 8))
 BAD_STEPS = {"method": bad_options(), "substeps": bad_counts()}
+HEAT = TransformerPDE(8, 2, LATTICE, depth=1, attention=False, reaction=False)
+BAD_LOSSES = {
+    **bad_objects(),
+    "row": lambda u: u.sum(-1),
+    "number back": lambda u: 3.0,
+    "no path": lambda u: u.detach().sum(),
+    "nan": lambda u: u.sum() * NAN,
+    "inf": lambda u: u.sum() / 0,
+}
 BAD_SEEDS = {"half": 1.5, "text": "a", "negative": -1, "none": None}
 
 
@@ -658,17 +668,33 @@ CASES = {
         {
             "model": bad_models(),
             "inputs": {**bad_states(), "dict": {}, "names": {"nonsense": U}},
-            "loss": {
-                **bad_objects(),
-                "row": lambda u: u.sum(-1),
-                "number back": lambda u: 3.0,
-                "no path": lambda u: u.detach().sum(),
-                "nan": lambda u: u.sum() * NAN,
-                "inf": lambda u: u.sum() / 0,
-            },
+            "loss": BAD_LOSSES,
             "mask": bad_masks(MASK),
             "which": {"nonsense": "nonsense", "number": 3},
             **BAD_STEPS,
+        },
+    ),
+    "adjoint_gradient": (
+        adjoint_gradient,
+        dict(pde=HEAT, inputs=U, loss=torch.sum),
+        {
+            "pde": {**bad_objects(), "layer": torch.nn.Linear(2, 2)},
+            "inputs": bad_states(),
+            "loss": BAD_LOSSES,
+            "checkpoints": {
+                "text": "ab",
+                "texts": ["a"],
+                "number": 0.5,
+                "start": [0.0],
+                "end": [1.0],
+                "beyond": [3.0],
+                "nan": [NAN],
+                "none": None,
+                "table": torch.full((2, 2), 0.5),
+            },
+            "mask": bad_masks(MASK),
+            "rtol": {**bad_numbers(0), "zero": 0},
+            "atol": bad_numbers(0),
         },
     ),
     "mutual_information": (

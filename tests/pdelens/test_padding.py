@@ -1,6 +1,7 @@
 """Padded equals cropped: what stands behind the real tokens no measure, null, term, solution or statistic sees."""
 
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pdelens import (
     FieldJacobian,
     Flow,
     TransformerPDE,
+    adjoint_gradient,
     attend_with_statistics,
     attention_cosine,
     attention_divergence,
@@ -161,12 +163,15 @@ def test_sensitivity():
     torch.testing.assert_close(other[:, : TOKENS * WIDTH, : TOKENS * WIDTH], one)
 
 
+@cache
 def of_equation():
     """Return a flow map, and the same with garbage behind."""
     u, wide = 0.3 * OURS.states[0][:2], longer(0.3 * OURS.states[0][:2])
-    return flow_map(equation(TOKENS), u, 0, 2), flow_map(equation(TOKENS + GARBAGE), wide, 0, 2, mask=REAL[:2])
+    long = flow_map(equation(TOKENS + GARBAGE), wide, 0, 1, mask=REAL[:2], method="heun", substeps=1)
+    return flow_map(equation(TOKENS), u, 0, 1, method="heun", substeps=1), long
 
 
+@cache
 def of_transformer():
     settings = Configuration(vocabulary=20, length=TOKENS + GARBAGE, width=WIDTH, heads=2, layers=2, outputs=2)
     model, tokens = Transformer(settings).double(), torch.randint(1, 20, (2, TOKENS + GARBAGE))
@@ -186,7 +191,7 @@ MAP_MEASURES = {
     "error of influence": lambda one: cropped(influence(one, draws=2)[1])[..., :TOKENS],
     "growth": lambda one: perturbation_growth(one, (0.1, 1.0), seed=3).factor,
     "growth from one token": lambda one: perturbation_growth(one, (0.1, 1.0), token=2).factor,
-    "coupling": lambda one: coupling(jacobian_spectrum(one, 2), jacobian_spectrum(one, 2)).overlap,
+    "coupling": lambda one: coupling(*[jacobian_spectrum(one, 2)] * 2).overlap,
     "chance of coupling": lambda one: coupling(*[jacobian_spectrum(one, 2)] * 2).chance,
     "departure": lambda one: non_normality(one).departure.value,
     "departure by random signs": lambda one: non_normality(one).departure.value,
@@ -220,6 +225,18 @@ def test_gradients_over_depth():
     theirs = gradient_flow(equation(TOKENS), u, lambda v: v.square().sum())
     for found, wanted in zip(ours.gradients, theirs.gradients, strict=True):
         torch.testing.assert_close(cropped(found), wanted)
+        assert not found[:, TOKENS:].any()
+
+
+def test_gradients_by_the_adjoint():
+    u, mask = 0.3 * OURS.states[0][:1], REAL[:1]
+    how = {"checkpoints": [1.0, 2.0], "rtol": 1e-5, "atol": 1e-7}
+    ours = adjoint_gradient(
+        equation(TOKENS + GARBAGE), longer(u), lambda v: cropped(v).square().sum(), mask=mask, **how
+    )
+    theirs = adjoint_gradient(equation(TOKENS), u, lambda v: v.square().sum(), **how)
+    for found, wanted in zip(ours.gradients, theirs.gradients, strict=True):
+        torch.testing.assert_close(cropped(found), wanted, atol=1e-4, rtol=1e-4)
         assert not found[:, TOKENS:].any()
 
 

@@ -127,11 +127,16 @@ def flow_map(
     first, last = int(start), layers.depth if end is None else int(end)
     if not first < last <= layers.depth:
         raise ValueError(f"depths {first} to {last} were asked for: 0 <= start < end <= {layers.depth} is wanted.")
-    found = FlowMap(lambda u: layers.run(u, first, last), layers.state(first), layers.mask, (first, last))
-    own = found.real(layers.state(last))
+    return map_between(layers, first, last)
+
+
+def map_between(layers: Layers, start: int, end: int) -> FlowMap:
+    """Return the map between two depths of a model's layers; refuse a model that makes another state of the same."""
+    found = FlowMap(lambda u: layers.run(u, start, end), layers.state(start), layers.mask, (start, end))
+    own = found.real(layers.state(end))
     if float((found.value - own).norm()) > _SAME * float(own.norm()):
         raise ValueError(
-            f"a second pass gave another state at depth {last} than the first: the model draws at random, or "
+            f"a second pass gave another state at depth {end} than the first: the model draws at random, or "
             "remembers; use model.eval()."
         )
     return found

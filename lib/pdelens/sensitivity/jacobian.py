@@ -16,6 +16,7 @@ from ..pde.equation import PDE
 
 # Entries of a state (tokens x width) up to which a Jacobian is written down; 8 MB an example in float64.
 DENSE = 1024
+_AT_ONCE = 32
 
 
 class Jacobian:
@@ -68,7 +69,15 @@ class Jacobian:
                 "apply it with `jvp` and `vjp`."
             )
         units = torch.eye(size, dtype=self.point.dtype, device=self.point.device).view(size, 1, tokens, width)
-        return torch.stack([self.jvp(unit.expand(batch, -1, -1)).flatten(1) for unit in units], -1)
+        pulled = self._pulled
+        if pulled is None:
+            return torch.zeros(batch, size, size).to(self.point)
+        found = []
+        for some in self.real(units.expand(-1, batch, -1, -1)).split(_AT_ONCE):
+            # Many small products at once cost little more than one.
+            (images,) = torch.autograd.grad(pulled, self._dual, some, retain_graph=True, is_grads_batched=True)
+            found.append(self.real(images).flatten(2))
+        return torch.cat(found).permute(1, 2, 0)
 
     def real(self, values: Tensor) -> Tensor:
         """Return values (batch, tokens, width) with padded tokens set to zero."""

@@ -98,7 +98,8 @@ class Layers:
 
     def run(self, u: Tensor, start: int, end: int) -> Tensor:
         """Return the state at depth `end` of a model whose state at depth `start` is u."""
-        with self._watched({start: u}, end) as states:
+        # What comes before has no part in the derivative: its graph would only take memory.
+        with torch.set_grad_enabled(torch.is_grad_enabled()), self._watched({start: u}, end) as states:
             try:
                 self._forward()
             except _Reached:
@@ -121,11 +122,12 @@ class Layers:
     def _watched(self, given: Mapping[int, Tensor], until: int | None) -> Iterator[dict[int, Tensor]]:
         """Put states in at some depths, and note every state from there to the depth `until`."""
         states: dict[int, Tensor] = {}
-        entered = iter(range(self.depth))
+        entered, wanted = iter(range(self.depth)), torch.is_grad_enabled()
 
         def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             place = next(entered)
             if place in given:
+                torch.set_grad_enabled(wanted)
                 args, kwargs = _replaced(args, kwargs, self._turned(given[place]))
             state = _state_of(args, kwargs)
             if torch.is_grad_enabled() and not state.requires_grad:
@@ -151,6 +153,7 @@ class Layers:
                 undo.callback(module.register_forward_hook(after).remove)
             undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
+            torch.set_grad_enabled(wanted and not given)
             yield states
 
 

@@ -34,8 +34,8 @@ def jacobian_spectrum(
 
     `|J v| / |v|` lies between the smallest and the largest. Where a state has at most 1,024 entries the Jacobian is
     written down, and they are exact; else a block Krylov method finds them: `rounds` pairs of products with `count +
-    oversampling` directions, and the best answer in the span of all. The error is a posteriori, not a guess: with the
-    residuals `|J v - s u|` and `|J^T u - s v|`, a singular value lies within the larger of them of s. Raises
+    oversampling` directions, and the best answer in the span of all. The error is a posteriori, not a guess: where
+    `J v = s u`, a singular value lies within `|J^T u - s v|` of s. Raises
     `ValueError` where a state has fewer than `count` real entries. Cost: `tokens x width` products, or `2 (count +
     oversampling) (rounds + 1)`. Source: Musco and Musco 2015; Weyl's inequality for the error.
 
@@ -65,19 +65,18 @@ def jacobian_spectrum(
     right = rows(columns(basis) @ turn.mT[..., :count], basis.shape)
     ends = rows(left[..., :count], basis.shape)
     values = values[:, :count]
-    size_of = values.T[..., None, None]
-    gaps = [each(jacobian.jvp, right) - size_of * ends, each(jacobian.vjp, ends) - size_of * right]
-    error = torch.stack([gap.flatten(2).norm(dim=-1) for gap in gaps]).amax(0).T
+    error = (each(jacobian.vjp, ends) - values.T[..., None, None] * right).flatten(2).norm(dim=-1).T
     return SingularValues(values, error, right, ends, False, entries)
 
 
-def influence(jacobian: Jacobian, *, draws: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+def influence(jacobian: Jacobian, *, draws: int = 16, segment: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return how much each token's change moves each token: `|J_ij|`, Frobenius norms, and their standard errors.
 
     Both are (examples, tokens, tokens): row i is the token at the map's end, column j the one at its start, as in a map
-    of attention. Exact where a state's width is at most `draws` (a product for each entry, error 0); else the mean of
-    `|J_ij z|^2` over `draws` random z ~ N(0, 1) at token j, whose expectation is `|J_ij|^2`. Raises `ValueError` for
-    fewer than two draws, which have no standard error. Cost: `tokens x min(width, draws)` products. Source: the
+    of attention; with a `segment` of several tokens, column j is that of so many successive ones together. Exact where
+    a segment's entries are at most `draws` (a product for each, error 0); else the mean of `|J_ij z|^2` over `draws`
+    random z ~ N(0, 1) at segment j, whose expectation is `|J_ij|^2`. Raises `ValueError` for fewer than two draws,
+    which have no standard error. Cost: `tokens / segment x min(segment x width, draws)` products. Source: the
     stochastic trace estimator of Hutchinson 1990.
 
     >>> from pdelens import PDE, Chain
@@ -92,15 +91,17 @@ def influence(jacobian: Jacobian, *, draws: int = 16, seed: int = 0) -> tuple[Te
     _doors.whole("draws", draws, 2)
     _doors.whole("seed", seed, 0)
     examples, tokens, width = jacobian.point.shape
-    exact = width <= draws
+    _doors.whole("segment", segment)
+    exact, starts = width * segment <= draws, range(0, tokens, segment)
     generator = torch.Generator().manual_seed(seed)
-    probes = torch.eye(width) if exact else torch.randn(draws, width, generator=generator, dtype=torch.float64)
-    squares = torch.zeros(len(probes), examples, tokens, tokens, dtype=torch.float64)
-    for number, way in enumerate(probes.to(jacobian.point)):
-        for token in range(tokens):
+    size = segment * width
+    probes = torch.eye(size) if exact else torch.randn(draws, size, generator=generator, dtype=torch.float64)
+    squares = torch.zeros(len(probes), examples, tokens, len(starts), dtype=torch.float64)
+    for number, way in enumerate(probes.to(jacobian.point).view(-1, segment, width)):
+        for place, start in enumerate(starts):
             change = torch.zeros_like(jacobian.point)
-            change[:, token] = way
-            squares[number, :, :, token] = jacobian.jvp(change).detach().double().square().sum(-1).cpu()
+            change[:, start : start + segment] = way[: tokens - start]
+            squares[number, :, :, place] = jacobian.jvp(change).detach().double().square().sum(-1).cpu()
     if exact:
         return squares.sum(0).sqrt(), torch.zeros_like(squares[0])
     norm = squares.mean(0).sqrt()
