@@ -29,6 +29,7 @@ from .sensitivity.jacobian import FieldJacobian
 from .sensitivity.normality import coupling, non_normality
 from .sensitivity.singular import influence, jacobian_spectrum
 from .sensitivity.spectrum import spectrum
+from .sensitivity.survey import measure_sensitivity
 
 __all__ = [
     "PDE",
@@ -69,6 +70,7 @@ __all__ = [
     "laplacian",
     "lyapunov_exponents",
     "measure_heads",
+    "measure_sensitivity",
     "mutual_information",
     "non_normality",
     "perturbation_growth",
