@@ -1,5 +1,6 @@
 """Sensitivity of a whole model, layer by layer: spectra, exponents, non-normality, coupling and influence at once."""
 
+import ctypes
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,10 +166,13 @@ def memory_of_example(
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         maps = maps_of(model, inputs, slice(0, 1), mask, which=which, method=method, substeps=substeps)
     graphs = sum(one.untyped_storage().nbytes() for one in kept.values())
-    state = maps[0].point.numel() * maps[0].point.element_size()
+    depth, state = len(maps), maps[0].point.numel() * maps[0].point.element_size()
     # Point, output, dual and pulled-back dual of each map; of a Krylov space the basis and its images, and what their
     # growth, orthogonalisation and singular value decomposition hold beside them.
-    return graphs + state * (4 * len(maps) + 8 * count * (rounds + 1))
+    kept.clear()
+    del maps
+    _tidy()
+    return graphs + state * (4 * depth + 8 * count * (rounds + 1))
 
 
 def maps_of(
@@ -200,7 +204,22 @@ def maps_of(
         raise ValueError(
             f"inputs of {size} rows made states {tuple(layers.state(0).shape)}: their first axis is to count examples."
         )
-    return [map_between(layers, depth, depth + 1) for depth in range(layers.depth)]
+    maps = []
+    for depth in range(layers.depth):
+        maps.append(map_between(layers, depth, depth + 1))
+        _tidy()
+    return maps
+
+
+def _tidy() -> None:
+    """Give back to the system what its allocator has kept of freed tensors, where it is glibc's.
+
+    Between the tensors that graphs keep, freed ones leave holes: without this they came to more than the graphs.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another allocator, or another system
+        return
 
 
 def _rows(inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -243,9 +262,11 @@ def _measured(
         met += [] if before is None else [coupling(before, found)]
         before = found
         normality.append(non_normality(one, draws=draws, rounds=rounds, seed=seed))
+        _tidy()
         yield (work[0] / 2 + work[1]) * share
     all_layers = jacobian_spectrum(whole, count, **how)
     yield work[0] / 2 * share * len(maps)
+    _tidy()
     moved = influence(whole, draws=2, segment=segment, seed=seed)
     yield work[2] * share * len(maps)
     yield {

@@ -66,13 +66,13 @@ def test_beyond_it_is_wrong_from_the_end_alone_and_right_from_states_that_were_k
     """`D lambda T = 40`: solved backwards, heat blows the solver's error up by e^40."""
     pde, u = reacting(40.0)
     steps = gradient_flow(pde, u, weighted, substeps=128).gradients[0]
-    wrong = adjoint_gradient(pde, u, weighted, **TIGHT)
+    wrong = adjoint_gradient(pde, u, weighted, rtol=1e-5, atol=1e-7)
     assert gap(wrong.gradients[0], steps) > 0.1
     assert float(wrong.reconstruction.min()) > 1, "and it says so"
     kept = [number / 8 for number in range(1, 8)]
-    right = adjoint_gradient(pde, u, weighted, checkpoints=kept, **TIGHT)
+    right = adjoint_gradient(pde, u, weighted, checkpoints=kept, rtol=1e-7, atol=1e-9)
     assert gap(right.gradients[0], steps) < 1e-4 and right.depths.tolist() == [0, *kept, 1]
-    assert float(right.reconstruction.max()) < 1e-4
+    assert float(right.reconstruction.max()) < 1e-2
 
 
 def test_a_linear_equation_goes_back_by_the_transposed_exponential():
@@ -87,8 +87,8 @@ def test_a_linear_equation_goes_back_by_the_transposed_exponential():
 def test_the_master_equation_at_its_checkpoints():
     pde, u = full_equation(Chain(5), 8), 0.5 * random(2, 5, 8)
     depth = pde.depth
-    found = adjoint_gradient(pde, u, weighted, checkpoints=[depth / 2], **TIGHT)
-    steps = gradient_flow(pde, u, weighted, substeps=48)
+    found = adjoint_gradient(pde, u, weighted, checkpoints=[depth / 2], rtol=1e-6, atol=1e-8)
+    steps = gradient_flow(pde, u, weighted, substeps=16)
     assert gap(found.gradients[0], steps.gradients[0]) < 1e-4
     assert float(found.alignment(found).min()) == pytest.approx(1)
 
