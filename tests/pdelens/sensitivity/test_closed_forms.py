@@ -14,7 +14,7 @@ from pdelens.models import Configuration, Transformer
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
 from pdelens.pde.terms import Diffusion, Term
-from pdelens.sensitivity import singular
+from pdelens.sensitivity import singular, subspace
 from pdelens.sensitivity.flow_map import FlowMap, flow_map
 from pdelens.sensitivity.growth import lyapunov_exponents, perturbation_growth
 from pdelens.sensitivity.singular import jacobian_spectrum
@@ -176,3 +176,14 @@ def test_numpy_states_are_welcome():
     one = flow_map(linear(torch.eye(2).double()), random(1, 2, 2).numpy())
     growth = perturbation_growth(one, random(3).abs().numpy(), random(1, 2, 2).numpy())
     assert growth.factor.shape == (3, 1)
+
+
+def test_what_only_rounding_makes_new_is_left_out():
+    """In the span of a basis that is orthonormal to 1e-11 only: what a first pass leaves of it is no new direction."""
+    basis = subspace.orthonormal(random(4, 2, 3, 5)) * (1 + 1e-11)
+    inside = subspace.rows(subspace.columns(basis)[..., :2] * 3, basis.shape)
+    assert not subspace._beyond(basis, inside).any()
+    partly = torch.cat([inside[:1], random(1, 2, 3, 5, seed=4)])
+    found = subspace.columns(subspace._beyond(basis, partly))
+    assert (found.norm(dim=1) > 0.5).sum(1).tolist() == [1, 1], "one is new"
+    assert float((subspace.columns(basis).mT @ found).abs().max()) < 1e-9
