@@ -23,8 +23,15 @@ from .pde.integrate import DivergenceError, integrate
 from .pde.parity import equation_of
 from .pde.plan import Plan
 from .pde.stability import StepError
+from .sensitivity.adjoint import adjoint_gradient
+from .sensitivity.flow_map import FlowMap, flow_map
+from .sensitivity.gradients import gradient_flow
+from .sensitivity.growth import lyapunov_exponents, perturbation_growth
 from .sensitivity.jacobian import FieldJacobian
+from .sensitivity.normality import coupling, non_normality
+from .sensitivity.singular import influence, jacobian_spectrum
 from .sensitivity.spectrum import spectrum
+from .sensitivity.survey import measure_sensitivity
 
 __all__ = [
     "PDE",
@@ -37,6 +44,7 @@ __all__ = [
     "Fit",
     "FitError",
     "Flow",
+    "FlowMap",
     "Grid",
     "HalfNoise",
     "Heads",
@@ -46,6 +54,7 @@ __all__ = [
     "StepError",
     "TransformerPDE",
     "UsableInformation",
+    "adjoint_gradient",
     "attend_with_statistics",
     "attention_cosine",
     "attention_divergence",
@@ -54,16 +63,25 @@ __all__ = [
     "check_estimator",
     "compare",
     "conditional_usable_information",
+    "coupling",
     "equation_of",
     "fit",
+    "flow_map",
     "flow_of",
     "gradient",
+    "gradient_flow",
     "half_information_noise",
+    "influence",
     "integrate",
+    "jacobian_spectrum",
     "laplacian",
+    "lyapunov_exponents",
     "measure_heads",
+    "measure_sensitivity",
     "mutual_information",
     "noisy_information",
+    "non_normality",
+    "perturbation_growth",
     "skill",
     "spectrum",
     "statistics_of",

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = [name for name in pdelens.__all__ if inspect.isfunction(getattr(pdelens, name))]
 
 
-def test_there_are_42_names_and_all_are_there():
-    assert len(pdelens.__all__) == 42 == len(set(pdelens.__all__))
+def test_there_are_53_names_and_all_are_there():
+    assert len(pdelens.__all__) == 53 == len(set(pdelens.__all__))
     assert all(hasattr(pdelens, name) for name in pdelens.__all__)
 
 

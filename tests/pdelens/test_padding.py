@@ -1,6 +1,7 @@
 """Padded equals cropped: what stands behind the real tokens no measure, null, term, solution or statistic sees."""
 
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,20 +13,31 @@ from pdelens import (
     FieldJacobian,
     Flow,
     TransformerPDE,
+    adjoint_gradient,
     attend_with_statistics,
     attention_cosine,
     attention_divergence,
     attention_statistics,
     compare,
+    coupling,
+    flow_map,
     gradient,
+    gradient_flow,
     half_information_noise,
+    influence,
     integrate,
+    jacobian_spectrum,
     laplacian,
+    lyapunov_exponents,
     noisy_information,
+    non_normality,
+    perturbation_growth,
     spectrum,
 )
 from pdelens.agreement import measures, nulls
 from pdelens.lattice import advection
+from pdelens.models import Configuration, Transformer
+from pdelens.sensitivity import normality, singular
 from pdelens.sensitivity.local_error import local_errors
 
 EXAMPLES, TOKENS, GARBAGE, WIDTH, HEADS, LAYERS = 7, 6, 3, 8, 2, 3
@@ -160,6 +172,83 @@ def test_sensitivity():
     one = FieldJacobian(short, 0.5, u).matrix()
     other = FieldJacobian(long, 0.5, longer(u), REAL[:2]).matrix()
     torch.testing.assert_close(other[:, : TOKENS * WIDTH, : TOKENS * WIDTH], one)
+
+
+@cache
+def of_equation():
+    """Return a flow map, and the same with garbage behind."""
+    u, wide = 0.3 * OURS.states[0][:2], longer(0.3 * OURS.states[0][:2])
+    long = flow_map(equation(TOKENS + GARBAGE), wide, 0, 1, mask=REAL[:2], method="heun", substeps=1)
+    return flow_map(equation(TOKENS), u, 0, 1, method="heun", substeps=1), long
+
+
+@cache
+def of_transformer():
+    settings = Configuration(vocabulary=20, length=TOKENS + GARBAGE, width=WIDTH, heads=2, layers=2, outputs=2)
+    model, tokens = Transformer(settings).double(), torch.randint(1, 20, (2, TOKENS + GARBAGE))
+    return flow_map(model, tokens[:, :TOKENS]), flow_map(model, {"inputs": tokens, "mask": REAL[:2]})
+
+
+def cropped(values):
+    return values[:, :TOKENS]
+
+
+MAP_MEASURES = {
+    "value": lambda one: cropped(one.value),
+    "other states": lambda one: cropped(one(one.point.detach() * 1.1)),
+    "all singular values": lambda one: jacobian_spectrum(one, 5).values,
+    "the largest": lambda one: jacobian_spectrum(one, 2, rounds=2, oversampling=1).values,
+    "influence": lambda one: cropped(influence(one, draws=2)[0])[..., :TOKENS],
+    "error of influence": lambda one: cropped(influence(one, draws=2)[1])[..., :TOKENS],
+    "growth": lambda one: perturbation_growth(one, (0.1, 1.0), seed=3).factor,
+    "growth from one token": lambda one: perturbation_growth(one, (0.1, 1.0), token=2).factor,
+    "coupling": lambda one: coupling(*[jacobian_spectrum(one, 2)] * 2).overlap,
+    "chance of coupling": lambda one: coupling(*[jacobian_spectrum(one, 2)] * 2).chance,
+    "departure": lambda one: non_normality(one).departure.value,
+    "departure by random signs": lambda one: non_normality(one).departure.value,
+    "asymmetry by random signs": lambda one: non_normality(one).asymmetry.value,
+    "abscissa": lambda one: non_normality(one).abscissa.value,
+    "abscissa by random signs": lambda one: non_normality(one).abscissa.value,
+    "exponents": lambda one: lyapunov_exponents([one], 2, rounds=2),
+}
+
+
+@pytest.mark.parametrize("made", [of_equation, of_transformer])
+@pytest.mark.parametrize("name", MAP_MEASURES)
+def test_flow_maps(name, made, monkeypatch):
+    for module in (singular, normality) if name == "the largest" or "random" in name else ():
+        monkeypatch.setattr(module, "DENSE", 1)
+    alone, padded = made()
+    found, wanted = MAP_MEASURES[name](padded), MAP_MEASURES[name](alone)
+    torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-6)
+    assert wanted.abs().max() > 0
+
+
+def test_padded_tokens_influence_nothing():
+    for made in (of_equation, of_transformer):
+        found, _ = influence(made()[1], draws=2)
+        assert not found[:, TOKENS:].any() and not found[..., TOKENS:].any()
+
+
+def test_gradients_over_depth():
+    u, mask = 0.3 * OURS.states[0][:2], REAL[:2]
+    ours = gradient_flow(equation(TOKENS + GARBAGE), longer(u), lambda v: cropped(v).square().sum(), mask=mask)
+    theirs = gradient_flow(equation(TOKENS), u, lambda v: v.square().sum())
+    for found, wanted in zip(ours.gradients, theirs.gradients, strict=True):
+        torch.testing.assert_close(cropped(found), wanted)
+        assert not found[:, TOKENS:].any()
+
+
+def test_gradients_by_the_adjoint():
+    u, mask = 0.3 * OURS.states[0][:1], REAL[:1]
+    how = {"checkpoints": [1.0, 2.0], "rtol": 1e-5, "atol": 1e-7}
+    ours = adjoint_gradient(
+        equation(TOKENS + GARBAGE), longer(u), lambda v: cropped(v).square().sum(), mask=mask, **how
+    )
+    theirs = adjoint_gradient(equation(TOKENS), u, lambda v: v.square().sum(), **how)
+    for found, wanted in zip(ours.gradients, theirs.gradients, strict=True):
+        torch.testing.assert_close(cropped(found), wanted, atol=1e-4, rtol=1e-4)
+        assert not found[:, TOKENS:].any()
 
 
 def test_local_errors():

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _doors
 from .flow_map import FlowMap
-from .singular import at_most, columns, each, random_directions, rows
+from .subspace import at_most, columns, drawn, each, random_directions, rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Growth:
 @torch.no_grad()
 def perturbation_growth(
     flow_map: FlowMap,
-    sizes: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
+    sizes: Sequence[float] | Tensor = (1e-3, 1e-2, 1e-1, 1.0),
     direction: Tensor | None = None,
     *,
     token: int | None = None,
@@ -51,9 +52,10 @@ def perturbation_growth(
 
     `sizes` are relative to the root mean square of the state at the map's start, over real tokens and channels: a
     change of size 1 of all tokens is as large as the state. `direction` (batch, tokens, width) is the change's
-    direction, random (normal, seeded) if not given; `token` keeps it to one token. Raises `ValueError` for a direction
-    that is zero for an example. Cost: one evaluation of the map a size, and one product. In float32 sizes below 1e-3
-    are lost in rounding.
+    direction, random (normal, seeded) if not given; `token` keeps it to one token. Raises `ValueError` for a size that
+    is not above 0, and for a direction or a state that is zero for an example. Cost: one evaluation of the map a size,
+    and one product. In float32 sizes below 1e-3 are lost in rounding. Source: the growth of finite perturbations of
+    Aurell et al. 1997.
 
     >>> from pdelens import PDE, Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -64,21 +66,9 @@ def perturbation_growth(
     ([1.0, 1.0, 1.0, 1.0], 1.0)
     """
     _doors.is_a("flow_map", flow_map, FlowMap, "what `flow_map` returns")
-    known = tuple(float(size) for size in sizes)
-    for size in known:
-        _doors.real("sizes", size, above=0)
+    known = _sizes(sizes)
     point = flow_map.real(flow_map.point.detach())
-    if direction is None:
-        generator = torch.Generator().manual_seed(seed)
-        direction = torch.randn(point.shape, generator=generator, dtype=torch.float64)
-    direction = flow_map.real(_doors.state("direction", direction).to(point).expand(point.shape).clone())
-    if token is not None:
-        _doors.whole("token", token, 0)
-        if token >= point.shape[1]:
-            raise ValueError(f"token={token} was given, but there are {point.shape[1]} tokens, counted from 0.")
-        alone = torch.zeros_like(direction)
-        alone[:, token] = direction[:, token]
-        direction = alone
+    direction = _direction(flow_map, direction, token, seed)
     length = direction.flatten(1).norm(dim=1)
     if not bool((length > 0).all()):
         raise ValueError("a direction that is zero for an example was given: there is nothing whose growth to measure.")
@@ -87,6 +77,8 @@ def perturbation_growth(
     tokens = torch.full_like(length, point.shape[1]) if flow_map.mask is None else flow_map.mask.sum(1).to(length)
     entries = tokens * point.shape[2]
     rms = point.flatten(1).norm(dim=1) / entries.sqrt()
+    if not bool((rms > 0).all()):
+        raise ValueError("a state that is zero for an example was given: sizes are relative to it.")
     whole = rms * ((entries if token is None else torch.full_like(entries, point.shape[2])).sqrt())
     factors = []
     for size in known:
@@ -98,6 +90,34 @@ def perturbation_growth(
     return Growth(known, torch.stack(factors), linear)
 
 
+def _sizes(sizes: Sequence[float] | Tensor) -> tuple[float, ...]:
+    wanted = "a row of sizes above 0, relative to the state"
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence | np.ndarray | Tensor) or not len(sizes):
+        raise ValueError(f"sizes={sizes!r} were given: {wanted}, is wanted.")
+    for size in sizes:
+        _doors.real("sizes", size, above=0)
+    return tuple(float(size) for size in sizes)
+
+
+def _direction(flow_map: FlowMap, direction: Tensor | None, token: int | None, seed: int) -> Tensor:
+    """Return the direction of a change, of the state's shape: zero where it is padding, or another token than one."""
+    point = flow_map.point
+    if direction is None:
+        direction = drawn(flow_map, 1, seed)[0]
+    direction = _doors.state("direction", direction).to(point)
+    if direction.shape != point.shape:
+        raise ValueError(f"a direction of shape {tuple(direction.shape)} was given for {tuple(point.shape)}.")
+    direction = flow_map.real(direction)
+    if token is None:
+        return direction
+    _doors.whole("token", token, 0)
+    if token >= point.shape[1]:
+        raise ValueError(f"token={token} was given, but there are {point.shape[1]} tokens, counted from 0.")
+    alone = torch.zeros_like(direction)
+    alone[:, token] = direction[:, token]
+    return alone
+
+
 def lyapunov_exponents(
     flow_maps: Sequence[FlowMap], count: int = 4, *, rounds: int = 10, oversampling: int = 4, seed: int = 0
 ) -> Tensor:
@@ -106,7 +126,7 @@ def lyapunov_exponents(
     `s_k` are the singular values of `J = J_n ... J_1`, `T` is the depth-time between the first map's start and the last
     one's end. Directions are carried through the maps one after another and re-orthonormalised (QR) after each, there
     and back (`rounds` times), so that neither the product's size nor its conditioning is lost. Where maps follow each
-    other each one's `point` is to be the one before's `value`. Raises `ValueError` where they do not. Cost: `2 rounds
+    other each one's `point` is to be the one before's `value`. Raises `ValueError` where it is not. Cost: `2 rounds
     (count + oversampling)` products with every map. Source: Benettin et al. 1980; Dieci and Van Vleck 1995.
 
     >>> from pdelens import PDE, Chain
@@ -117,6 +137,7 @@ def lyapunov_exponents(
     >>> [abs(round(float(one), 3)) for one in lyapunov_exponents(maps, 3)[0]]  # 0, -1 and -3: the Laplacian's
     [0.0, 1.0, 3.0]
     """
+    _doors.is_a("flow_maps", flow_maps, (tuple, list), "a row of what `flow_map` returns")
     if not flow_maps:
         raise ValueError("no flow map was given: at least one is wanted.")
     for one in flow_maps:
@@ -125,8 +146,7 @@ def lyapunov_exponents(
     _doors.whole("oversampling", oversampling, 0)
     at_most("count", count, flow_maps[0])
     for before, after in pairwise(flow_maps):
-        if before.depths[1] != after.depths[0] or before.point.shape != after.point.shape:
-            raise ValueError(f"a map of depths {before.depths} is followed by one of {after.depths}: they are to meet.")
+        _refuse_gap(before, after)
     basis = random_directions(flow_maps[0], count + oversampling, seed)
     for _ in range(rounds):
         basis, _ = _carried(basis, [one.jvp for one in flow_maps])
@@ -134,6 +154,18 @@ def lyapunov_exponents(
     _, triangles = _carried(basis, [one.jvp for one in flow_maps])
     length = sum(one.length for one in flow_maps)
     return _log_singular(triangles)[:, :count] / length
+
+
+def _refuse_gap(before: FlowMap, after: FlowMap) -> None:
+    """Raise `ValueError` unless a map begins at the depth and the state where the one before has ended."""
+    if before.depths[1] != after.depths[0] or before.point.shape != after.point.shape:
+        raise ValueError(f"a map of depths {before.depths} is followed by one of {after.depths}: they are to meet.")
+    end, start = before.value, after.real(after.point.detach()).to(before.value)
+    if float((end - start).norm()) > 1e-2 * float(end.norm()):
+        raise ValueError(
+            f"the map from depth {after.depths[0]:g} begins at another state than the one before it ends at: give it "
+            "that map's `value`, or both the same inputs."
+        )
 
 
 def _carried(basis: Tensor, products) -> tuple[Tensor, list[Tensor]]:

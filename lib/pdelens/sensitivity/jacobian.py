@@ -16,25 +16,33 @@ from ..pde.equation import PDE
 
 # Entries of a state (tokens x width) up to which a Jacobian is written down; 8 MB an example in float64.
 DENSE = 1024
+_AT_ONCE = 32
 
 
 class Jacobian:
     """The Jacobian of a map of states at a point (batch, tokens, width), as a linear operator: only ever applied.
 
     Examples do not interact, so it is one block an example, and `jvp` and `vjp` apply all blocks at once. Padded tokens
-    (`mask` (batch, tokens) False) are left out: their rows and columns are zero. Cost: the map is evaluated once; then
-    each product costs about one backward pass. Source: the double backward of Pearlmutter 1994.
+    (`mask` (batch, tokens) False) are left out: their rows and columns are zero. Of a map that does not depend on the
+    point it is zero (`constant`). Raises `ValueError` in half precision and where torch keeps no derivatives. Cost: the
+    map is evaluated once; then each product costs about one backward pass. Source: the double backward of Pearlmutter
+    1994.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor, mask: Tensor | None):
+        refuse_underivable(point)
         self.mask = mask
         self.point = point.detach().clone().requires_grad_()
         # Forward mode has no fused attention kernel on a CPU, nor has the second derivative: the plain form has both.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            # Adding nothing of the point gives a map that ignores it a Jacobian too: zero.
-            self.output = function(self.point) + 0.0 * self.point
+            self.output = function(self.point)
             self._dual = torch.zeros_like(self.output, requires_grad=True)
-            (self._pulled,) = torch.autograd.grad(self.output, self.point, self._dual, create_graph=True)
+            self._pulled = _pulled_back(self.output, self.point, self._dual)
+
+    @property
+    def constant(self) -> bool:
+        """Whether no gradient passes through the map at all."""
+        return self._pulled is None
 
     @property
     def entries(self) -> int:
@@ -61,16 +69,28 @@ class Jacobian:
                 "apply it with `jvp` and `vjp`."
             )
         units = torch.eye(size, dtype=self.point.dtype, device=self.point.device).view(size, 1, tokens, width)
-        return torch.stack([self.jvp(unit.expand(batch, -1, -1)).flatten(1) for unit in units], -1)
+        pulled = self._pulled
+        if pulled is None:
+            return torch.zeros(batch, size, size).to(self.point)
+        found = []
+        for some in self.real(units.expand(-1, batch, -1, -1)).split(_AT_ONCE):
+            # Many small products at once cost little more than one.
+            (images,) = torch.autograd.grad(pulled, self._dual, some, retain_graph=True, is_grads_batched=True)
+            found.append(self.real(images).flatten(2))
+        return torch.cat(found).permute(1, 2, 0)
 
     def real(self, values: Tensor) -> Tensor:
         """Return values (batch, tokens, width) with padded tokens set to zero."""
-        return values if self.mask is None else values * self.mask[..., None].to(values.dtype)
+        # Filled, not multiplied: what stands in the padding may be NaN.
+        return values if self.mask is None else values.masked_fill(~self.mask[..., None], 0.0)
 
-    def _transposed(self, output: Tensor, variable: Tensor, vector: Tensor) -> Tensor:
+    def _transposed(self, output: Tensor | None, variable: Tensor, vector: Tensor) -> Tensor:
+        vector = _doors.state("vector", vector)
         if vector.shape != self.point.shape:
             raise ValueError(f"a vector of shape {tuple(vector.shape)} was given for {tuple(self.point.shape)}.")
         given = self.real(vector.to(self.point))
+        if output is None or self.constant:
+            return torch.zeros_like(given)
         (found,) = torch.autograd.grad(output, variable, given, retain_graph=True)
         return self.real(found)
 
@@ -114,7 +134,34 @@ def _checked(pde: PDE, t: float, u: Tensor, mask: Tensor | None) -> tuple[Tensor
     if not 0 <= float(t) <= pde.depth:
         raise ValueError(f"depth-time {float(t):g} was given, but the equation lives on [0, {pde.depth:g}].")
     u = pde.checked(_doors.state("u", u))
+    return u, real_tokens(mask, u)
+
+
+def real_tokens(mask: Tensor | None, u: Tensor) -> Tensor | None:
+    """Return a mask of a state's real tokens where it leaves any out, else None; refuse an example that has none."""
     mask = padding_of(_doors.mask("mask", mask, u.shape[:-1]))
     if mask is not None and not bool(mask.any(1).all()):
         raise ValueError("an example without a real token was given: leave it out.")
-    return u, None if mask is None else mask.to(u.device)
+    return None if mask is None else mask.to(u.device)
+
+
+def refuse_underivable(u: Tensor) -> None:
+    """Raise `ValueError` for half precision, and where torch keeps no derivatives or rounds behind one's back."""
+    if u.dtype not in (torch.float32, torch.float64):
+        kind = str(u.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"states of type {kind} were met, but derivatives want float32 or float64: use model.float() and "
+            "state.float()."
+        )
+    if torch.is_inference_mode_enabled():
+        raise ValueError("derivatives were asked for inside torch.inference_mode: leave it, or use torch.no_grad.")
+    if torch.is_autocast_enabled(u.device.type):
+        raise ValueError("derivatives were asked for inside torch.autocast, in half precision: leave it.")
+
+
+def _pulled_back(output: Tensor, point: Tensor, dual: Tensor) -> Tensor | None:
+    """Return `J^T dual` with its own graph, None where the output does not depend on the point."""
+    if not output.requires_grad:
+        return None
+    (found,) = torch.autograd.grad(output, point, dual, create_graph=True, allow_unused=True)
+    return found

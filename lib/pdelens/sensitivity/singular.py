@@ -1,14 +1,13 @@
 """Singular values of a flow map's Jacobian, and which token's change reaches which token."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import _doors
-from .flow_map import FlowMap
 from .jacobian import DENSE, Jacobian
+from .subspace import at_most, columns, each, krylov, random_directions, rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +16,7 @@ class SingularValues:
 
     `values` (examples, count); `error` (examples, count): within so much of each value lies a true one (0 where all
     were computed, `exact`); `right`, `left` (count, examples, tokens, width): the directions that grow so, and where
-    they end.
+    they end; `entries` (examples,): how many real entries each state has, so how many values there are.
     """
 
     values: Tensor
@@ -25,19 +24,20 @@ class SingularValues:
     right: Tensor
     left: Tensor
     exact: bool
+    entries: Tensor
 
 
 def jacobian_spectrum(
-    flow_map: FlowMap, count: int = 8, *, rounds: int = 12, oversampling: int = 8, seed: int = 0
+    jacobian: Jacobian, count: int = 8, *, rounds: int = 12, oversampling: int = 8, seed: int = 0
 ) -> SingularValues:
-    """Return the `count` largest singular values of a flow map's Jacobian, of all examples at once.
+    """Return the `count` largest singular values of a flow map's Jacobian, or a field's, of all examples at once.
 
     `|J v| / |v|` lies between the smallest and the largest. Where a state has at most 1,024 entries the Jacobian is
-    written down, and they are exact; else block power iteration finds them: `rounds` pairs of products with `count +
-    oversampling` random directions, orthonormalised after each. The error is a posteriori, not a guess: with the
-    residuals `|J v - s u|` and `|J^T u - s v|`, a singular value lies within the larger of them of s. Cost: `tokens x
-    width` products, or `2 (count + oversampling) (rounds + 1)`. Source: Halko, Martinsson and Tropp 2011; Weyl's
-    inequality for the error.
+    written down, and they are exact; else a block Krylov method finds them: `rounds` pairs of products with `count +
+    oversampling` directions, and the best answer in the span of all. The error is a posteriori, not a guess: where
+    `J v = s u`, a singular value lies within `|J^T u - s v|` of s. Raises
+    `ValueError` where a state has fewer than `count` real entries. Cost: `tokens x width` products, or `2 (count +
+    oversampling) (rounds + 1)`. Source: Musco and Musco 2015; Weyl's inequality for the error.
 
     >>> from pdelens import PDE, Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -47,39 +47,37 @@ def jacobian_spectrum(
     >>> [round(float(value), 3) for value in found.values[0].log()]  # the eigenvalues of the chain's Laplacian
     [0.0, -1.0, -3.0]
     """
-    _doors.is_a("flow_map", flow_map, FlowMap, "what `flow_map` returns")
-    examples, tokens, width = flow_map.point.shape
-    size = tokens * width
-    at_most("count", count, flow_map)
+    _doors.is_a("jacobian", jacobian, Jacobian, "what `flow_map` returns, or a FieldJacobian,")
+    examples, tokens, width = jacobian.point.shape
+    at_most("count", count, jacobian)
     _doors.whole("rounds", rounds)
     _doors.whole("oversampling", oversampling, 0)
-    if size <= DENSE:
-        left, values, right = torch.linalg.svd(flow_map.matrix(), full_matrices=False)
+    _doors.whole("seed", seed, 0)
+    entries = jacobian.real(torch.ones_like(jacobian.point)).detach().flatten(1).sum(1).long()
+    if tokens * width <= DENSE:
+        left, values, right = torch.linalg.svd(jacobian.matrix(), full_matrices=False)
         shape = (examples, -1, tokens, width)
         ways = [one.view(shape)[:, :count].transpose(0, 1) for one in (right, left.mT.contiguous())]
-        return SingularValues(values[:, :count], torch.zeros_like(values[:, :count]), ways[0], ways[1], True)
-    basis = random_directions(flow_map, count + oversampling, seed)
-    for _ in range(rounds):
-        basis = orthonormal(each(flow_map.jvp, basis))
-        basis = orthonormal(each(flow_map.vjp, basis))
-    images = columns(each(flow_map.jvp, basis))
-    left, values, turn = torch.linalg.svd(images, full_matrices=False)
-    right = rows(columns(basis) @ turn.mT, basis.shape)[:count]
-    ends = rows(left, basis.shape)[:count]
+        return SingularValues(values[:, :count], torch.zeros_like(values[:, :count]), ways[0], ways[1], True, entries)
+    start = random_directions(jacobian, count + oversampling, seed)
+    basis, images = krylov(jacobian, jacobian.jvp, start, rounds, jacobian.vjp)
+    left, values, turn = torch.linalg.svd(columns(images), full_matrices=False)
+    right = rows(columns(basis) @ turn.mT[..., :count], basis.shape)
+    ends = rows(left[..., :count], basis.shape)
     values = values[:, :count]
-    size_of = values.T[..., None, None]
-    gaps = [each(flow_map.jvp, right) - size_of * ends, each(flow_map.vjp, ends) - size_of * right]
-    error = torch.stack([gap.flatten(2).norm(dim=-1) for gap in gaps]).amax(0).T
-    return SingularValues(values, error, right, ends, False)
+    error = (each(jacobian.vjp, ends) - values.T[..., None, None] * right).flatten(2).norm(dim=-1).T
+    return SingularValues(values, error, right, ends, False, entries)
 
 
-def influence(flow_map: FlowMap, *, draws: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+def influence(jacobian: Jacobian, *, draws: int = 16, segment: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return how much each token's change moves each token: `|J_ij|`, Frobenius norms, and their standard errors.
 
     Both are (examples, tokens, tokens): row i is the token at the map's end, column j the one at its start, as in a map
-    of attention. Exact where a state's width is at most `draws` (a product for each entry, error 0); else the mean of
-    `|J_ij z|^2` over `draws` random z ~ N(0, 1) at token j, whose expectation is `|J_ij|^2`. Cost: `tokens x min(width,
-    draws)` products. Source: the stochastic trace estimator of Hutchinson 1990.
+    of attention; with a `segment` of several tokens, column j is that of so many successive ones together. Exact where
+    a segment's entries are at most `draws` (a product for each, error 0); else the mean of `|J_ij z|^2` over `draws`
+    random z ~ N(0, 1) at segment j, whose expectation is `|J_ij|^2`. Raises `ValueError` for fewer than two draws,
+    which have no standard error. Cost: `tokens / segment x min(segment x width, draws)` products. Source: the
+    stochastic trace estimator of Hutchinson 1990.
 
     >>> from pdelens import PDE, Chain
     >>> from pdelens.pde.terms import Diffusion
@@ -89,55 +87,24 @@ def influence(flow_map: FlowMap, *, draws: int = 16, seed: int = 0) -> tuple[Ten
     >>> (found[0] / 2**0.5).mul(1000).round().tolist()  # nearly the identity, plus a hundredth of the Laplacian
     [[990.0, 10.0, 0.0], [10.0, 980.0, 10.0], [0.0, 10.0, 990.0]]
     """
-    _doors.is_a("flow_map", flow_map, FlowMap, "what `flow_map` returns")
+    _doors.is_a("jacobian", jacobian, Jacobian, "what `flow_map` returns, or a FieldJacobian,")
     _doors.whole("draws", draws, 2)
-    examples, tokens, width = flow_map.point.shape
-    exact = width <= draws
+    _doors.whole("seed", seed, 0)
+    examples, tokens, width = jacobian.point.shape
+    _doors.whole("segment", segment)
+    exact, starts = width * segment <= draws, range(0, tokens, segment)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.eye(width) if exact else torch.randn(draws, width, generator=generator, dtype=torch.float64)
-    squares = torch.zeros(len(drawn), examples, tokens, tokens, dtype=torch.float64)
-    for number, way in enumerate(drawn.to(flow_map.point)):
-        for token in range(tokens):
-            change = torch.zeros_like(flow_map.point)
-            change[:, token] = way
-            squares[number, :, :, token] = flow_map.jvp(change).detach().double().square().sum(-1).cpu()
+    size = segment * width
+    probes = torch.eye(size) if exact else torch.randn(draws, size, generator=generator, dtype=torch.float64)
+    squares = torch.zeros(len(probes), examples, tokens, len(starts), dtype=torch.float64)
+    for number, way in enumerate(probes.to(jacobian.point).view(-1, segment, width)):
+        for place, start in enumerate(starts):
+            change = torch.zeros_like(jacobian.point)
+            change[:, start : start + segment] = way[: tokens - start]
+            squares[number, :, :, place] = jacobian.jvp(change).detach().double().square().sum(-1).cpu()
     if exact:
         return squares.sum(0).sqrt(), torch.zeros_like(squares[0])
     norm = squares.mean(0).sqrt()
     # The error of a root is half that of its square, over the root.
-    error = squares.std(0) / len(drawn) ** 0.5 / (2 * norm).clamp_min(torch.finfo(norm.dtype).tiny)
+    error = squares.std(0) / len(probes) ** 0.5 / (2 * norm).clamp_min(torch.finfo(norm.dtype).tiny)
     return norm, error
-
-
-def at_most(name: str, count: int, jacobian: Jacobian) -> None:
-    """Raise `ValueError` unless a whole number of directions fits into every state."""
-    _doors.whole(name, count)
-    if count > jacobian.entries:
-        raise ValueError(f"{name}={count} was given, but the smallest state has {jacobian.entries} real entries.")
-
-
-def random_directions(jacobian: Jacobian, count: int, seed: int) -> Tensor:
-    """Return so many random directions, or as many as there are, orthonormal for every example: (count, *state)."""
-    shape = (min(count, jacobian.entries), *jacobian.point.shape)
-    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return orthonormal(torch.stack([jacobian.real(one.to(jacobian.point)) for one in drawn]))
-
-
-def each(product: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
-    """Return a product with every direction of a block (count, examples, tokens, width)."""
-    return torch.stack([product(one).detach() for one in block])
-
-
-def columns(block: Tensor) -> Tensor:
-    """Return directions (count, examples, tokens, width) as columns, (examples, tokens * width, count)."""
-    return block.flatten(2).permute(1, 2, 0)
-
-
-def rows(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """Return columns (examples, tokens * width, count) as directions; `shape` is a block's, whatever its count."""
-    return matrix.permute(2, 0, 1).reshape(matrix.shape[-1], *shape[1:])
-
-
-def orthonormal(block: Tensor) -> Tensor:
-    """Return directions that span the same, orthonormal for every example."""
-    return rows(torch.linalg.qr(columns(block))[0], block.shape)

@@ -9,7 +9,8 @@ from pdelens.lattice import Chain
 from pdelens.models import Configuration, Transformer
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
-from pdelens.sensitivity.flow_map import flow_map
+from pdelens.sensitivity.flow_map import FlowMap, flow_map
+from pdelens.sensitivity.jacobian import FieldJacobian
 
 
 def tiny_bert(**settings):
@@ -176,3 +177,97 @@ def test_a_lattice_is_no_matter():
     pde = PDE({"diffusion": Diffusion(Chain(3), 1, 1.0)}, Chain(3), depth=1).double()
     constant = torch.ones(1, 3, 1, dtype=torch.float64)
     torch.testing.assert_close(flow_map(pde, constant).jvp(constant), constant)
+
+
+# What has no derivative, or another one than it seems
+
+
+class Layered(nn.Module):
+    """A linear layer, and one of a test's own."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), last])
+
+    def forward(self, u):
+        return self.layers[1](self.layers[0](u))
+
+
+class Made(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, u):
+        return self.function(u)
+
+
+SMALL = random(2, 3, 4, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("last", "sentence"),
+    [
+        (Made(lambda u: u.detach() * 2), "no gradient passes from the state at depth 0 to that at 2"),
+        (Made(torch.no_grad()(lambda u: u + 1)), "no gradient passes"),
+        (Made(lambda u: u / (u - u)), "the state at depth 2 holds NaN or infinity"),
+        (nn.Dropout(0.5), r"a second pass gave another state at depth 2 .* use model\.eval\(\)"),
+    ],
+)
+def test_layers_without_a_derivative_of_their_own_are_named(last, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        flow_map(Layered(last).train(), SMALL)
+
+
+def test_a_dropout_that_is_off_changes_nothing():
+    model = Layered(nn.Dropout(0.5)).eval()
+    torch.testing.assert_close(flow_map(model, SMALL, 1).value, model.layers[0](SMALL).detach())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_whatever_has_it(kind):
+    calls = [
+        lambda: flow_map(Layered(nn.Linear(4, 4)).to(kind), SMALL.to(kind)),
+        lambda: flow_map(HEAT.to(kind), random(1, 2, 1).to(kind)),
+        lambda: FlowMap(torch.tanh, SMALL.to(kind)),
+        lambda: FieldJacobian(HEAT, 0.0, random(1, 2, 1).to(kind)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"states of type {str(kind)[6:]} were met, .* float32 or float64"):
+            call()
+    HEAT.double()
+
+
+def test_places_without_derivatives_are_named():
+    model = Layered(nn.Linear(4, 4))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"inside torch\.inference_mode"):
+        flow_map(model, SMALL)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="in half precision: leave it"):
+        FlowMap(torch.tanh, SMALL)
+    with torch.no_grad():
+        assert flow_map(model, SMALL).jvp(SMALL).abs().max() > 0, "only the caller's own gradients are off"
+
+
+def test_padding_that_is_not_finite_stays_where_it_is():
+    u = SMALL.clone()
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    one = FlowMap(lambda v: torch.where(mask[..., None], v**2, torch.nan), u, mask)
+    assert torch.isfinite(one.value).all() and torch.isfinite(one.jvp(u)).all() and torch.isfinite(one.vjp(u)).all()
+    torch.testing.assert_close(one.value[mask], u[mask] ** 2)
+
+
+def test_a_function_of_ones_own_makes_a_map():
+    one = FlowMap(lambda v: v.sin(), SMALL, depths=(2, 5))
+    torch.testing.assert_close(one.jvp(SMALL), SMALL * SMALL.cos())
+    torch.testing.assert_close(one(2 * SMALL), (2 * SMALL).sin())
+    assert one.length == 3 and one.depths == (2, 5)
+    for made, sentence in ((lambda v: v[:1], "shape and type are to stay"), (lambda v: "a", "the map made str")):
+        with pytest.raises(ValueError, match=sentence):
+            FlowMap(made, SMALL)
+
+
+def test_what_a_model_does_not_run_on_is_told_with_its_own_words():
+    with pytest.raises(ValueError, match=r"did not run on one tensor \(2, 3, 4\) torch.int64: .*"):
+        flow_map(Layered(nn.Linear(4, 4)), SMALL.long())
+    with pytest.raises(ValueError, match="an example without a real token"):
+        flow_map(Layered(nn.Linear(4, 4)), SMALL, mask=torch.tensor([[True] * 3, [False] * 3]))

@@ -5,6 +5,9 @@ import torch
 from linear import linear, random
 from torch import nn
 
+from pdelens.lattice import Chain
+from pdelens.pde.equation import TransformerPDE
+from pdelens.pde.integrate import integrate
 from pdelens.sensitivity.flow_map import flow_map
 from pdelens.sensitivity.gradients import GradientFlow, gradient_flow
 
@@ -81,6 +84,19 @@ def test_alignment_is_the_cosine_of_each_examples_gradients():
         one.alignment(GradientFlow((torch.zeros(2, 1, 3),), torch.tensor([0.0])))
 
 
+@pytest.mark.parametrize("made", ["dopri5", "post"])
+def test_gradients_pass_through_every_depth_of_whatever_solves(made):
+    """An adaptive solver's states in between are interpolants, a sphere's are copies: each depth begins anew."""
+    pde = linear(DECAY, 2.0) if made == "dopri5" else TransformerPDE(8, 2, Chain(4), depth=2, form="post").double()
+    u = random(2, 4, 2 if made == "dopri5" else 8)
+    weight = random(*u.shape, seed=4)
+    found = gradient_flow(pde, u, lambda v: (v * weight).sum(), method="dopri5" if made == "dopri5" else "rk4")
+    for depth in range(2):
+        one = flow_map(pde, integrate(pde, u, [0, 1], "rk4", 4).states[1] if depth else u, depth, 2)
+        torch.testing.assert_close(found.gradients[depth], one.vjp(weight), atol=1e-4, rtol=1e-4)
+    assert all(float(norm) > 1e-3 for norm in found.norms.flatten())
+
+
 @pytest.mark.parametrize(
     ("loss", "sentence"),
     [
@@ -88,6 +104,7 @@ def test_alignment_is_the_cosine_of_each_examples_gradients():
         (lambda output: 3.0, "a loss of float was given"),
         (lambda output: torch.zeros((), requires_grad=True) * 2, "does not depend on the states"),
         (lambda output: torch.tensor(1.0), "does not depend on the states"),
+        (lambda output: output.last_hidden_state.sum() * math.nan, "the loss is nan"),
     ],
 )
 def test_a_loss_that_is_none_is_refused_in_a_sentence(loss, sentence):

@@ -9,7 +9,7 @@ from pdelens.models import Configuration, Transformer
 from pdelens.pde.equation import PDE
 from pdelens.pde.terms import Diffusion, Term
 from pdelens.sensitivity import singular
-from pdelens.sensitivity.flow_map import flow_map
+from pdelens.sensitivity.flow_map import FlowMap, flow_map
 from pdelens.sensitivity.growth import lyapunov_exponents, perturbation_growth
 from pdelens.sensitivity.singular import influence, jacobian_spectrum
 
@@ -233,6 +233,11 @@ ONE = flow_map(linear(ROTATION), random(1, 2, 2))
         (lambda: perturbation_growth(ONE, direction=torch.zeros(1, 2, 2)), "a direction that is zero for an example"),
         (lambda: perturbation_growth(ONE, token=2), "token=2 was given, but there are 2 tokens"),
         (lambda: perturbation_growth(ONE, token=-1), "token=-1 was given"),
+        (lambda: perturbation_growth(ONE, ()), "a row of sizes above 0"),
+        (lambda: perturbation_growth(ONE, (0.0,)), "sizes=0.0 was given: a number above 0"),
+        (lambda: perturbation_growth(ONE, direction=torch.ones(1, 3, 2)), "were given for|was given for"),
+        (lambda: perturbation_growth(flow_map(linear(ROTATION), 0 * random(1, 2, 2))), "a state that is zero"),
+        (lambda: lyapunov_exponents([ONE, FlowMap(torch.tanh, random(1, 2, 2), depths=(1, 2))]), "at another state"),
         (lambda: lyapunov_exponents([]), "no flow map was given"),
         (lambda: lyapunov_exponents([ONE, ONE]), "they are to meet"),
         (lambda: lyapunov_exponents([ONE], 5), "the smallest state has 4 real entries"),
