@@ -18,7 +18,7 @@ from pdelens.pde.equation import PDE
 from ..jobs import Run
 from ..paths import root
 from ..surrogates import files
-from ..surrogates.evaluate import RESOLUTIONS, rolled_out
+from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import MAIN_BUDGET
 from ..teachers.teacher import Inputs, Teacher, cached_teacher
 
@@ -94,13 +94,12 @@ class Beside:
 
     def flows(self, **how: Any) -> dict[str, Flow]:
         """Return the states of everything that stands beside the teacher; equations are solved as `how` says."""
-        way = how or RESOLUTIONS["converged"]
-        found = {n: rolled_out(pde, self.reference, **way) for n, pde in self.equations.items() if n != ONE_STEP}
+        found = {n: rolled_out(pde, self.reference, **how) for n, pde in self.equations.items() if n != ONE_STEP}
         if ONE_STEP in self.equations:
             field = self.equations[ONE_STEP]
-            found |= {ONE_STEP: rolled_out(field, self.reference), SOLVED: rolled_out(field, self.reference, **way)}
+            found |= {ONE_STEP: rolled_out(field, self.reference), SOLVED: rolled_out(field, self.reference, **how)}
         with self.equations["three laws"].without("attention", "reaction") as heat:
-            found[HEAT] = rolled_out(heat, self.reference, **way)
+            found[HEAT] = rolled_out(heat, self.reference, **how)
         nulls = state_nulls(self.reference, self.calibration)
         return found | {name: self.of_states(nulls[given]) for given, name in _NULLS.items()}
 

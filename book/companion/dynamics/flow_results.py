@@ -89,8 +89,9 @@ def shown(teacher: str) -> dict[str, tuple[int, float]]:
     return {"median": pairs[len(pairs) // 2], "worst": pairs[0]}
 
 
-def stored_maps(teacher: str, example: int, mask: Tensor) -> dict[str, Tensor]:
-    """Return the first seed's maps of influence on a shown example, shares of all, (real tokens, real tokens)."""
-    found = flow_records()[f"{teacher}-seed0"]["maps"][str(example)]
-    real = torch.nonzero(mask)[:, 0]
-    return {name: torch.tensor(rows, dtype=torch.float64)[real][:, real] * UNIT for name, rows in found.items()}
+def stored_rows(teacher: str, example: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the first seed's rows of influence on a shown example: their targets, and shares (targets, tokens)."""
+    record = flow_records()[f"{teacher}-seed0"]
+    targets = torch.tensor(record["targets"][record["shown"]["examples"].index(example)])
+    found = record["maps"][str(example)]
+    return targets, {name: torch.tensor(rows, dtype=torch.float64) * UNIT for name, rows in found.items()}

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pdelens.agreement.report import state_agreement
 from pdelens.flow import Flow
-from pdelens.sensitivity.flow_map import flow_map
-from pdelens.sensitivity.singular import influence
+from pdelens.sensitivity.flow_map import FlowMap, flow_map
 
 from ..jobs import Job, Run
 from ..paths import sha256
-from ..surrogates.evaluate import RESOLUTIONS, rolled_out
+from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import TEACHERS
+from ..surrogates.solution_fields import CONVERGED
 from ..teachers.recipes import fits
-from ..teachers.teacher import Teacher, weights_of
+from ..teachers.teacher import weights_of
 from ..theory.depth_profiles import clusters, profile
 from . import flow_candidates as candidates
 from . import token_influence as maps
@@ -28,8 +28,8 @@ PART = "dynamics"
 FLOW = "flow"
 SEEDS = 3
 # Examples whose states are compared; of them so many, at evenly spaced ranks of agreement, whose influence is
-# measured with so many random directions for each token.
-COUNTS = {"smoke": (6, 3, 2), "book": (64, 5, 6), "full": (192, 15, 16)}
+# measured, on so many of their tokens, with so many random directions for each.
+COUNTS = {"smoke": (6, 3, 3, 2), "book": (64, 5, 8, 8), "full": (192, 15, 11, 32)}
 TEACHER, AGAIN, ROLLOUT, OWN_ROLLOUT, PLACES = "teacher", "again", "rollout", "equation's rollout", "places alone"
 # Amounts of diffusion, diffusivity times depth-time, that the heat kernel of influence is chosen from.
 AMOUNTS = tuple(float(s) for s in np.geomspace(0.03, 100, 25))
@@ -65,11 +65,11 @@ class InformationFlow(Job):
             "counts": COUNTS[run.scale],
             "steps": maps.STEPS,
             "weights": teachers | equations,
-            "solved": RESOLUTIONS["converged"],
+            "solved": CONVERGED,
         }
 
     def cost(self, run: Run) -> float:
-        """Return what it costs beside its kind: tokens times examples times directions."""
+        """Return what it costs beside its kind: examples times tokens times directions."""
         return float(np.prod(COUNTS[run.scale]))
 
     def line(self, record: Mapping[str, Any]) -> str:
@@ -80,8 +80,8 @@ class InformationFlow(Job):
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found (`measure`); the maps themselves of the first seed alone, which the page shows."""
-        count, few, draws = COUNTS[run.scale]
-        found = measure(candidates.beside(self.teacher, count, run, self.other), few, draws)
+        count, *sizes = COUNTS[run.scale]
+        found = measure(candidates.beside(self.teacher, count, run, self.other), *sizes)
         return found if self.teacher.endswith("0") else found | {"maps": {}}
 
 
@@ -105,16 +105,16 @@ def _jobs() -> list[InformationFlow]:
     return [InformationFlow(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
 
 
-def measure(one: Beside, few: int, draws: int) -> dict[str, Any]:
+def measure(one: Beside, few: int, many: int, draws: int) -> dict[str, Any]:
     """Return how information flows in a teacher, and in what stands beside it.
 
     `states`: pooled R2 by depth from 1; `profiles`: norm, cosine, rank and clusters by depth from 0, and `gap`, how
     much of the teacher's change over depth is missed; `shown`: examples at evenly spaced ranks of agreement;
-    `influence`: by the depth that it starts from and what it is held against (`influences`); `maps` of the first and
-    the middle example. Cost: some `few x draws x tokens` products with the Jacobian of every flow map.
+    `influence` on `many` tokens of each: by the depth that it starts from and what it is held against (`influences`);
+    `maps` of the first and the middle example. Cost: some `few x many x draws` products with every flow map's Jacobian.
     """
     with torch.no_grad():
-        flows = one.flows()
+        flows = one.flows(**CONVERGED)
         other = {} if one.other is None else {OTHER: one.of_states(one.carried_over())}
         states = {
             name: state_agreement(flow.states, one.reference, one.calibration, cka=False)["r2 pooled"].tolist()
@@ -125,14 +125,15 @@ def measure(one: Beside, few: int, draws: int) -> dict[str, Any]:
             flows["three laws"].states, one.reference, candidates.variances(one.reference, one.calibration)
         )
     shown = candidates.spread_out(agreement, few)
-    found, kept = influences(one, shown, draws)
+    found, kept = influences(one, shown, many, draws)
+    maps_of = {name: packed(each) for name, each in kept.items()}
     return {
         "examples": one.count,
         "shown": {"examples": shown, "agreement": agreement[shown].tolist()},
         "states": states,
         "profiles": profiles(one.reference, flows | own),
         **found,
-        "maps": {str(shown[place]): {name: packed(m[place]) for name, m in kept.items()} for place in (0, few // 2)},
+        "maps": {str(shown[at]): {name: rows[at] for name, rows in maps_of.items()} for at in (0, few // 2)},
     }
 
 
@@ -166,81 +167,76 @@ def curves(flow: Flow) -> dict[str, Tensor]:
     }
 
 
-def influences(one: Beside, chosen: list[int], draws: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def influences(one: Beside, chosen: list[int], many: int, draws: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return how maps of influence agree on chosen examples, and the maps from depth 0 as shares.
 
     By the depth from which influence is counted ("0", "1"), by what the maps are held against (the teacher's own
     influence, its rollout) and by name: `cosine` (of shares of others) and `rank` (given distance). `own` is a token's
     own share by name, `heat` the heat kernel's amount of diffusion. `solver` is how far the steps of the equation's
-    propagator end from the converged solution, as a share of its movement.
+    propagator end from the converged solution, as a share of its movement; `targets` are the tokens.
     """
-    flow = one.reference.select(chosen)
-    distances, lattice = maps.token_distances(one.teacher.lattice), one.teacher.lattice
-    found, kept, kernels = {}, {}, maps.HeatKernels(lattice, flow.mask)
+    flow, lattice = one.reference.select(chosen), one.teacher.lattice
+    mask, distances, kernels = flow.mask, maps.token_distances(lattice), maps.HeatKernels(lattice, flow.mask)
+    targets, found, kept = maps.drawn_targets(mask, many), {}, {}
     for start in (0, 1):
-        raw = _measured(one, chosen, draws, start)
-        shares = {name: maps.others_shares(each, flow.mask) for name, each in raw.items()}
-        amount, heat = maps.best_heat(kernels, shares[TEACHER], flow.mask, AMOUNTS)
-        raw |= {HEAT: heat, IDENTITY: torch.eye(flow.tokens).expand(flow.examples, -1, -1)}
-        shares |= {name: maps.others_shares(raw[name], flow.mask) for name in (HEAT, IDENTITY)}
-        shares[PLACES] = maps.mean_of_others(shares[TEACHER], flow.mask)
-        own = {name: float(maps.own_share(each, flow.mask).mean()) for name, each in raw.items()}
+        raw = _measured(one, chosen, targets, draws, start)
+        shares = {name: maps.others_shares(each, targets, mask) for name, each in raw.items()}
+        amount, heat = maps.best_heat(kernels, shares[TEACHER], targets, mask, AMOUNTS)
+        blind = {HEAT: heat, IDENTITY: maps.rows_of(torch.eye(flow.tokens).expand(len(mask), -1, -1), targets)}
+        blind[PLACES] = maps.mean_rollout(one.calibration, start)[targets]
+        raw |= blind
+        shares |= {name: maps.others_shares(each, targets, mask) for name, each in blind.items()}
         found[str(start)] = {
             target: {
                 name: {
                     "cosine": float(maps.map_cosine(each, shares[target]).mean()),
-                    "rank": float(maps.rank_given_distance(each, shares[target], distances, flow.mask).mean()),
+                    "rank": float(maps.rank_given_distance(each, shares[target], targets, distances, mask).mean()),
                 }
                 for name, each in shares.items()
             }
             for target in (TEACHER, ROLLOUT)
-        } | {"own": own, "heat": amount}
-        kept = kept or {name: _shares_of_all(raw[name], flow.mask) for name in (TEACHER, "three laws")}
-    return {"influence": found, "solver": solver_error(one, chosen)}, kept
+        }
+        own = {name: float(maps.own_share(each, targets, mask).mean()) for name, each in raw.items()}
+        found[str(start)] |= {"own": own, "heat": amount}
+        kept = kept or {name: shares[name] for name in (TEACHER, "three laws")}
+    return {"targets": targets.tolist(), "influence": found, "solver": solver_error(one, chosen)}, kept
 
 
-def _measured(one: Beside, chosen: list[int], draws: int, start: int) -> dict[str, Tensor]:
+def _measured(one: Beside, chosen: list[int], targets: Tensor, draws: int, start: int) -> dict[str, Tensor]:
     """Return maps of influence from a depth on, a random stream each, so that no two share their noise."""
     flow = one.reference.select(chosen)
-    found = {TEACHER: _of_teacher(one.teacher, one, chosen, draws, start, 0), ROLLOUT: maps.rollout(flow, start)}
+
+    def of(flow_map: FlowMap, seed: int) -> Tensor:
+        return maps.row_influence(flow_map, targets, draws=draws, seed=seed)
+
+    own = flow_map(one.teacher.model, candidates.selected(one.inputs, chosen), start)
+    found = {TEACHER: of(own, 0), ROLLOUT: maps.rows_of(maps.rollout(flow, start), targets)}
     if start == 0:
-        found[AGAIN] = _of_teacher(one.teacher, one, chosen, draws, start, 1)
+        found[AGAIN] = of(own, 1)
     if one.other is not None:
-        found[OTHER] = _of_teacher(one.other, one, chosen, draws, start, 2)
+        found[OTHER] = of(flow_map(one.other.model, candidates.selected(one.inputs, chosen), start), 2)
     equation = one.equations["three laws"]
-    solved = rolled_out(equation, flow, **RESOLUTIONS["converged"])
-    found[OWN_ROLLOUT] = maps.rollout(solved, start)
-    map_of = maps.solution_map(equation, solved.states[start], flow.mask, float(start))
-    found["three laws"] = influence(map_of, draws=draws, seed=3)[0]
+    solved = rolled_out(equation, flow, **CONVERGED)
+    found[OWN_ROLLOUT] = maps.rows_of(maps.rollout(solved, start), targets)
+    found["three laws"] = of(maps.solution_map(equation, solved.states[start], flow.mask, float(start)), 3)
     if start == 0 and ONE_STEP in one.equations:
-        field = one.equations[ONE_STEP]
-        stepped = flow_map(field, flow.states[0], mask=flow.mask, method="lie", substeps=1)
-        found[ONE_STEP] = influence(stepped, draws=draws, seed=4)[0]
-        found[SOLVED] = influence(maps.solution_map(field, flow.states[0], flow.mask), draws=draws, seed=5)[0]
+        field, first = one.equations[ONE_STEP], flow.states[0]
+        found[ONE_STEP] = of(flow_map(field, first, mask=flow.mask, method="lie", substeps=flow.layers), 4)
+        found[SOLVED] = of(maps.solution_map(field, first, flow.mask), 5)
     return found
-
-
-def _of_teacher(teacher: Teacher, one: Beside, chosen: list[int], draws: int, start: int, seed: int) -> Tensor:
-    inputs = candidates.selected(one.inputs, chosen)
-    return influence(flow_map(teacher.model, inputs, start), draws=draws, seed=seed)[0]
 
 
 def solver_error(one: Beside, chosen: list[int]) -> float:
     """Return how far the steps of `maps.STEPS` end from the converged solution of three laws, over its movement."""
     flow = one.reference.select(chosen)
-    exact = rolled_out(one.equations["three laws"], flow, **RESOLUTIONS["converged"]).states
+    exact = rolled_out(one.equations["three laws"], flow, **CONVERGED).states
     stepped = rolled_out(one.equations["three laws"], flow, depths=maps.STEPS, method="rk4").states[-1]
     keep = flow.mask
     return float((stepped - exact[-1])[keep].norm() / (exact[-1] - exact[0])[keep].norm())
 
 
-def _shares_of_all(each: Tensor, mask: Tensor) -> Tensor:
-    real = each.double() * (mask[:, :, None] & mask[:, None, :])
-    return real / real.sum(-1, keepdim=True).clamp_min(1e-300)
-
-
-def packed(shares: Tensor) -> list[list[int]]:
-    """Return a map of shares as whole numbers of `UNIT`, a row for each token."""
+def packed(shares: Tensor) -> list[list[list[int]]]:
+    """Return maps of shares as whole numbers of `UNIT`: by example, a row for each target."""
     return (shares / UNIT).round().long().tolist()
 
 

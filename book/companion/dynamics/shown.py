@@ -1,7 +1,7 @@
 """The two examples that are shown of each modality: the one of median agreement and the worst, and all that moves."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ STRIPS = (TEACHER, "three laws", ONE_STEP, SOLVED, HEAT, IDENTITY)
 
 
 class Influenced(NamedTuple):
-    """A map of influence as shares of others, and how it agrees with the teacher's: cosine, rank given distance."""
+    """Rows of influence as shares of others, and how they agree with the teacher's: cosine, rank given distance."""
 
     shares: Tensor
     cosine: float
@@ -49,26 +49,24 @@ class Shown:
         values = [np.abs(self.strips(row)[TEACHER]).ravel() for row in range(len(self.numbers))]
         return float(np.quantile(np.concatenate(values), 0.98))
 
-    def influence(self, row: int) -> dict[str, Influenced]:
-        """Return maps of influence from the embedding on: measured ones as stored, rollout and heat made here.
+    def influence(self, row: int) -> tuple[Tensor, dict[str, Influenced]]:
+        """Return an example's targets, and by name who else influenced them from the embedding on.
 
-        Without padding, (real tokens, real tokens) each.
+        Measured rows as they are stored, rollout and heat made here; (targets, tokens) each.
         """
         flow = self.one.reference.select([row])
-        real = flow.mask[0]
-        found = flow_results.stored_maps(self.family, list(self.numbers.values())[row], real)
-        found[ROLLOUT] = maps.rollout(flow)[0][real][:, real]
-        few = torch.ones(1, int(real.sum()), dtype=torch.bool)
-        wanted = maps.others_shares(found[TEACHER][None], few)
-        kernels = maps.HeatKernels(self.one.teacher.lattice, flow.mask)
-        found[HEAT] = maps.best_heat(kernels, _padded(wanted, real), flow.mask, AMOUNTS)[1][0][real][:, real]
-        distances = maps.token_distances(self.one.teacher.lattice)[np.ix_(real.numpy(), real.numpy())]
-        shares = {name: maps.others_shares(each[None], few) for name, each in found.items()}
-        return {
+        targets, found = flow_results.stored_rows(self.family, list(self.numbers.values())[row])
+        targets, mask, lattice = targets[None], flow.mask, self.one.teacher.lattice
+        known = {name: rows[None] for name, rows in found.items()}
+        known[ROLLOUT] = maps.rows_of(maps.rollout(flow), targets)
+        known[HEAT] = maps.best_heat(maps.HeatKernels(lattice, mask), known[TEACHER], targets, mask, AMOUNTS)[1]
+        wanted, distances = known[TEACHER], maps.token_distances(lattice)
+        shares = {name: maps.others_shares(each, targets, mask) for name, each in known.items()}
+        return targets[0], {
             name: Influenced(
                 each[0],
                 float(maps.map_cosine(each, wanted)),
-                float(maps.rank_given_distance(each, wanted, distances, few)),
+                float(maps.rank_given_distance(each, wanted, targets, distances, mask)),
             )
             for name, each in shares.items()
         }
@@ -86,24 +84,17 @@ class Shown:
         }
 
 
-def shown_examples(family: str, **how: Any) -> Shown:
-    """Return the shown examples of a family's first seed, such as "image-patch4"; equations are solved as `how` says.
+def shown_examples(family: str) -> Shown:
+    """Return the shown examples of a family's first seed, such as "image-patch4".
 
-    Which they are was found with the converged solutions on all examples (`information_flow`); all else is made here.
+    Which they are was found on all examples (`information_flow`); all else is made here.
     """
     records = flow_results.records_of(family)
     whole = beside(f"{family}-seed0", records[0]["examples"])
     numbers = {name: number for name, (number, _) in flow_results.shown(family).items()}
     one = whole.only(*numbers.values())
     with torch.no_grad():
-        flows = {TEACHER: one.reference, **one.flows(**(how or CONVERGED))}
+        flows = {TEACHER: one.reference, **one.flows(**CONVERGED)}
         usual = variances(whole.reference, whole.calibration)
         agreement = {n: example_agreement(flow.states, one.reference, usual).numpy() for n, flow in flows.items()}
     return Shown(family, numbers, one, flows, agreement, strips.projection(one.calibration))
-
-
-def _padded(shares: Tensor, real: Tensor) -> Tensor:
-    """Return shares between real tokens (1, real, real) among all tokens, zero elsewhere."""
-    whole = torch.zeros(1, len(real), len(real), dtype=shares.dtype)
-    whole[0, torch.nonzero(real), torch.nonzero(real)[:, 0]] = shares[0]
-    return whole

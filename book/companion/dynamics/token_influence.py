@@ -1,6 +1,7 @@
 """Which token influenced which: a flow's propagator, attention rollout, the heat kernel, and how maps of them agree.
 
-A map is (examples, tokens, tokens): row i is the token at the end, column j the one at the start, as in attention.
+A map has rows for some target tokens, (examples, targets, tokens): who influenced them, as in attention. `targets` are
+their places, (examples, targets).
 """
 
 from collections.abc import Sequence
@@ -54,6 +55,39 @@ def solution_map(pde: PDE, u: Tensor, mask: Tensor, start: float = 0.0) -> FlowM
     return FlowMap(function, u, padding, (start, pde.depth))
 
 
+def row_influence(flow_map: FlowMap, targets: Tensor, *, draws: int = 8, seed: int = 0) -> Tensor:
+    """Return how much each token's change moves chosen ones: `|J_ij|`, Frobenius norms, (examples, targets, tokens).
+
+    Rows of what `pdelens.sensitivity.singular.influence` gives whole, from products with the transpose: each target
+    costs `draws` of them, however many tokens there are. Exact where a state's width is at most `draws`, else the root
+    of the mean of `|J_ij^T z|^2` over random z ~ N(0, 1) at the target, drawn anew for every row (Hutchinson 1990).
+    """
+    examples, _, width = flow_map.point.shape
+    exact, generator = width <= draws, torch.Generator().manual_seed(seed)
+    many = width if exact else draws
+    squares, every = torch.zeros(*targets.shape, flow_map.point.shape[1], dtype=torch.float64), torch.arange(examples)
+    for row in range(targets.shape[1]):
+        for draw in range(many):
+            z = torch.randn(examples, width, generator=generator, dtype=torch.float64)
+            change = torch.zeros_like(flow_map.point)
+            change[every, targets[:, row]] = (torch.eye(width)[draw].expand_as(z) if exact else z).to(change)
+            squares[:, row] += flow_map.vjp(change).detach().double().square().sum(-1).cpu()
+    return (squares if exact else squares / many).sqrt()
+
+
+def rows_of(maps: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets' rows of whole maps (examples, tokens, tokens)."""
+    return maps.gather(1, targets[..., None].expand(-1, -1, maps.shape[-1]))
+
+
+def drawn_targets(mask: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Return so many real tokens of each example at random, in their order: (examples, count)."""
+    if int(mask.sum(1).min()) < count:
+        raise ValueError(f"{count} targets were asked for, but an example has {int(mask.sum(1).min())} real tokens.")
+    order = torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(~mask.cpu(), -1)
+    return order.topk(count, 1).indices.sort(1).values
+
+
 class HeatKernels:
     """The heat equation's propagators `exp(s Laplacian)` on a lattice, for examples with padding: all s from one basis.
 
@@ -73,31 +107,29 @@ class HeatKernels:
         return self.basis * (amount * self.values).exp()[:, None] @ self.basis.mT
 
 
-def own_share(maps: Tensor, mask: Tensor) -> Tensor:
-    """Return the part of what reaches a token that is its own, mean over each example's real tokens: (examples,)."""
-    real = _real(maps, mask)
-    share = real.diagonal(dim1=1, dim2=2) / real.sum(-1).clamp_min(1e-300)
-    return share.sum(1) / mask.sum(1)
+def own_share(maps: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return the part of what reaches a target that is its own, mean over an example's targets: (examples,)."""
+    real = maps.double().cpu() * mask[:, None].cpu()
+    own = real.gather(2, targets[..., None])[..., 0]
+    return (own / real.sum(-1).clamp_min(1e-300)).mean(1)
 
 
-def others_shares(maps: Tensor, mask: Tensor) -> Tensor:
+def others_shares(maps: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Return each row without its own token, as shares that sum to 1: who *else* influenced it, and how much.
 
-    Rows that nothing else reaches, and padded ones, are 0.
+    Rows that nothing else reaches are 0, and so is what stands in the padding.
     """
-    real = _real(maps, mask)
-    real.diagonal(dim1=1, dim2=2).zero_()
-    return real / real.sum(-1, keepdim=True).clamp_min(1e-300)
+    others = (maps.double().cpu() * mask[:, None].cpu()).scatter(2, targets[..., None], 0.0)
+    return others / others.sum(-1, keepdim=True).clamp_min(1e-300)
 
 
-def mean_of_others(shares: Tensor, mask: Tensor) -> Tensor:
-    """Return, for each example, the mean map of the other ones, over those that have both tokens.
+def mean_rollout(calibration: Flow, start: int = 0) -> Tensor:
+    """Return the mean rollout of a teacher on calibration examples, (tokens, tokens): what places alone say.
 
-    What a predictor says that knows places alone. Rows are shares again.
+    The mean of each entry is over the examples that have both tokens.
     """
-    pairs = (mask[:, :, None] & mask[:, None, :]).double()
-    count = (pairs.sum(0) - pairs).clamp_min(1)
-    return others_shares((shares.sum(0) - shares) / count, mask)
+    pairs = (calibration.mask[:, :, None] & calibration.mask[:, None, :]).double().cpu()
+    return (rollout(calibration, start) * pairs).sum(0) / pairs.sum(0).clamp_min(1)
 
 
 def map_cosine(found: Tensor, wanted: Tensor) -> Tensor:
@@ -112,36 +144,35 @@ def token_distances(lattice: Lattice) -> np.ndarray:
     return torch.cdist(places, places).round(decimals=6).numpy()
 
 
-def rank_given_distance(found: Tensor, wanted: Tensor, distances: np.ndarray, mask: Tensor) -> Tensor:
+def rank_given_distance(found: Tensor, wanted: Tensor, targets: Tensor, distances: np.ndarray, mask: Tensor) -> Tensor:
     """Return Spearman's correlation of two maps over pairs of different tokens, given their distance: (examples,).
 
-    Both maps' entries are ranked over an example's pairs; from each rank goes the mean rank of all pairs at the same
+    Both maps' entries are ranked over an example's rows; from each rank goes the mean rank of all pairs at the same
     distance; the rest is correlated (a partial rank correlation with distance as a class). A map that knows distance
     alone scores 0, and so does one without any rest.
     """
     rows = []
-    for ours, theirs, real in zip(found, wanted, mask.cpu(), strict=True):
-        keep = np.outer(real, real) & ~np.eye(len(real), dtype=bool)
-        classes = np.unique(distances[keep], return_inverse=True)[1]
+    for ours, theirs, places, real in zip(found, wanted, targets.cpu().numpy(), mask.cpu().numpy(), strict=True):
+        keep = np.broadcast_to(real, ours.shape).copy()
+        keep[np.arange(len(places)), places] = False
+        classes = np.unique(distances[places][keep], return_inverse=True)[1]
         rest = [_without_class(rankdata(_rounded(one.numpy()[keep])), classes) for one in (ours, theirs)]
         norms = np.linalg.norm(rest[0]) * np.linalg.norm(rest[1])
         rows.append(float(rest[0] @ rest[1] / norms) if norms > 1e-9 else 0.0)
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def best_heat(kernels: HeatKernels, wanted: Tensor, mask: Tensor, amounts: Sequence[float]) -> tuple[float, Tensor]:
-    """Return the amount of diffusion whose shares have the highest mean cosine with the wanted ones, and its kernel.
+def best_heat(
+    kernels: HeatKernels, wanted: Tensor, targets: Tensor, mask: Tensor, amounts: Sequence[float]
+) -> tuple[float, Tensor]:
+    """Return the amount of diffusion whose shares have the highest mean cosine with the wanted ones, and its rows.
 
     Chosen on the examples themselves: in favour of what is to be beaten.
     """
-    scores = [float(map_cosine(others_shares(kernels(one), mask), wanted).mean()) for one in amounts]
-    best = amounts[int(np.argmax(scores))]
-    return best, kernels(best)
-
-
-def _real(maps: Tensor, mask: Tensor) -> Tensor:
-    keep = mask.cpu()
-    return maps.double().cpu() * (keep[:, :, None] & keep[:, None, :])
+    rows = [rows_of(kernels(one), targets) for one in amounts]
+    scores = [float(map_cosine(others_shares(one, targets, mask), wanted).mean()) for one in rows]
+    best = int(np.argmax(scores))
+    return amounts[best], rows[best]
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
