@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .base import keep_look
 
@@ -31,7 +32,17 @@ MEASURES = {
     "rank": "effective rank",
     "clusters": "clusters (cosine > .9)",
 }
-_STRIP = "RdBu_r"
+# Short names above strips and maps of influence.
+STRIPS = {
+    "teacher": "Transformer",
+    "three laws": "equation",
+    "one-step field": "one step",
+    "one-step field, solved": "one step,\nsolved",
+    "heat equation": "heat",
+    "identity": "identity",
+}
+INFLUENCE = {"teacher": "Transformer", "three laws": "equation", "rollout": "rollout", "heat equation": "heat kernel"}
+_STRIP, _SHARES, _MARK = "RdBu_r", "magma_r", "#de8f05"
 
 
 def strip_figure(rows: int, columns: int, height: float, first: float = 1.0) -> tuple[Figure, np.ndarray]:
@@ -42,26 +53,26 @@ def strip_figure(rows: int, columns: int, height: float, first: float = 1.0) -> 
     return figure, axes
 
 
-def picture(axes: Axes, pixels: np.ndarray, patches: int, title: str) -> None:
-    """Draw a picture with the grid of its patches, whose rows are the tokens from the first to the last."""
-    side = len(pixels)
+def picture(axes: Axes, pixels: np.ndarray, patches: int, title: str, target: int | None = None) -> None:
+    """Draw a picture with the grid of its patches, the tokens line by line; a target's patch is framed."""
+    side = len(pixels) / patches
     axes.imshow(pixels, cmap="gray_r")
-    for place in np.arange(0, side + 1, side / patches) - 0.5:
-        axes.axhline(place, color="#de8f05", linewidth=0.5)
-        axes.axvline(place, color="#de8f05", linewidth=0.5)
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8.5)
+    for place in np.arange(patches + 1) * side - 0.5:
+        axes.axhline(place, color=_MARK, linewidth=0.3)
+        axes.axvline(place, color=_MARK, linewidth=0.3)
+    if target is not None:
+        _frame(axes, target, patches, side)
+    _bare(axes, title)
 
 
 def strip(axes: Axes, values: np.ndarray, reach: float, title: str, names: Sequence[str] = ()) -> None:
     """Draw one number for each token (down) and depth (across), blue below zero and red above, full at `reach`."""
     axes.imshow(values, cmap=_STRIP, vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
+    _bare(axes, title)
     axes.set_xticks(range(0, values.shape[1], 2))
-    axes.set_yticks(range(len(names)), list(names), fontsize=5.5)
-    axes.tick_params(axis="both", labelsize=7.5 if not names else 5.5, length=0)
-    axes.tick_params(axis="x", labelsize=7.5)
-    axes.grid(visible=False)
-    axes.set_title(title, fontsize=8.5)
+    axes.set_yticks(range(len(names)), list(names))
+    axes.tick_params(axis="x", labelsize=7.5, length=0)
+    axes.tick_params(axis="y", labelsize=6, length=0)
 
 
 def strip_scale(figure: Figure, axes: np.ndarray, reach: float, label: str) -> None:
@@ -93,17 +104,57 @@ def profile(axes: Axes, curves: Mapping[str, torch.Tensor], logarithmic: bool = 
     axes.tick_params(labelsize=8)
 
 
-def influence_map(axes: Axes, shares: np.ndarray, top: float, title: str, note: str = "") -> None:
-    """Draw a map of influence, rows the influenced, columns those who did; the diagonal is left out (grey)."""
-    shown = np.array(shares, dtype=float)
-    np.fill_diagonal(shown, np.nan)
-    colours = plt.get_cmap("magma_r").copy()
-    colours.set_bad("0.85")
-    axes.imshow(shown, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.set_title(title, fontsize=8.5)
-    axes.set_xlabel(note, fontsize=8)
+def strip_row(
+    axes: Sequence[Axes],
+    strips: Mapping[str, np.ndarray],
+    agreement: Mapping[str, np.ndarray],
+    row: int,
+    reach: float,
+    names: Sequence[str] = (),
+) -> None:
+    """Draw one example's strips side by side, each with its agreement above; tokens are named at the first."""
+    for panel, (name, values) in zip(axes, strips.items(), strict=True):
+        title = STRIPS[name] if name == "teacher" else f"{STRIPS[name]}\n{agreement[name][row]:.2f}"
+        strip(panel, values, reach, title, names if panel is axes[0] else ())
+
+
+def influence_row(axes: Sequence[Axes], found: Mapping[str, Any], line: int, target: int, notes: bool = True) -> None:
+    """Draw who influenced one patch of a 7 x 7 picture, a map for each of `INFLUENCE`, in per cent on one scale.
+
+    `found` by name has `shares` (targets, tokens), `cosine` and `rank` (`companion.dynamics.shown.Influenced`).
+    """
+    top = float(np.quantile(100 * found["teacher"].shares[line].numpy(), 0.98))
+    for panel, (name, label) in zip(axes, INFLUENCE.items(), strict=True):
+        shares = 100 * found[name].shares[line].numpy().reshape(7, 7)
+        panel.imshow(shares, cmap=_SHARES, vmin=0, vmax=top, interpolation="nearest")
+        _frame(panel, target, 7, 1.0)
+        agreed = "" if name == "teacher" else f"\n({found[name].cosine:.2f}, {found[name].rank:.2f})"
+        _bare(panel, label + agreed if notes else "")
+    scale = ScalarMappable(Normalize(0, top), _SHARES)
+    bar = axes[0].figure.colorbar(scale, ax=axes[-1], fraction=0.046, pad=0.04)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("per cent", fontsize=7.5)
+
+
+def word_influence(axes: Sequence[Axes], found: Mapping[str, Any], targets: np.ndarray, names: Sequence[str]) -> None:
+    """Draw who influenced some pieces of a text: a column for each target, a row for each piece, in per cent."""
+    real = len(names)
+    top = float(np.quantile(100 * found["teacher"].shares[:, :real].numpy(), 0.98))
+    colours = plt.get_cmap(_SHARES).copy()
+    colours.set_bad("0.8")
+    for panel, (name, label) in zip(axes, INFLUENCE.items(), strict=True):
+        shown = 100 * found[name].shares[:, :real].numpy().T
+        shown[targets, np.arange(len(targets))] = np.nan
+        drawn = panel.imshow(shown, cmap=colours, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        panel.grid(visible=False)
+        panel.set_xticks(range(len(targets)), [names[target] for target in targets], rotation=90, fontsize=6.5)
+        panel.set_yticks(range(real) if panel is axes[0] else [], names if panel is axes[0] else [], fontsize=6)
+        panel.tick_params(length=0)
+        agreed = "" if name == "teacher" else f"\n({found[name].cosine:.2f}, {found[name].rank:.2f})"
+        panel.set_title(label + agreed, fontsize=8.5)
+    bar = axes[0].figure.colorbar(drawn, ax=list(axes), fraction=0.02, pad=0.01)
+    bar.set_label("share of others, per cent", fontsize=8)
+    bar.ax.tick_params(labelsize=7.5)
 
 
 def plane_paths(axes: Axes, paths: np.ndarray, title: str) -> None:
@@ -125,3 +176,15 @@ def token_colours(count: int) -> list[str]:
     from matplotlib.colors import to_hex
 
     return [to_hex(colour) for colour in plt.get_cmap("plasma")(np.linspace(0.15, 0.85, count))]
+
+
+def _bare(axes: Axes, title: str) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.set_title(title, fontsize=8.5)
+
+
+def _frame(axes: Axes, target: int, patches: int, side: float) -> None:
+    """Frame one patch of a picture whose patches are `side` wide."""
+    corner = (target % patches * side - 0.5, target // patches * side - 0.5)
+    axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=_MARK, linewidth=2, zorder=5))

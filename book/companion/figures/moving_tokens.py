@@ -5,7 +5,7 @@ last depth with their whole paths behind them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -44,6 +44,12 @@ slide.addEventListener("input",()=>{stop();show(+slide.value);});
 play.addEventListener("click",()=>{if(on){stop();return;}if(+slide.value>=+slide.max)slide.value=0;
  on=true;play.textContent="pause";requestAnimationFrame(step);});
 box.querySelector(".controls").hidden=false;})();"""
+
+
+def corners(every: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower left and the upper right corner of all paths (times, tokens, 2)."""
+    rows = np.concatenate([np.asarray(paths).reshape(-1, 2) for paths in every])
+    return rows.min(0), rows.max(0)
 
 
 def frames(paths: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
