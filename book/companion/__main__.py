@@ -86,8 +86,9 @@ def _run_train(given) -> None:
     if run_jobs(train_jobs(run, given.only, given.seeds, given.stack), run, **how):
         beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
-        if run_jobs(calibrated, run, **how):
-            run_jobs(flow_jobs(run, given.only), run, **how)  # reads the equations
+        # What is measured of the equations comes after them.
+        if run_jobs(calibrated, run, **how) and (measured := flow_jobs(run, given.only)):
+            run_jobs(measured, run, **how)
 
 
 def _settings(text: str) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def profile(axes: Axes, curves: Mapping[str, torch.Tensor], logarithmic: bool = 
             )
     if logarithmic:
         axes.set_yscale("log")
+        axes.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+        axes.minorticks_off()
     axes.set_xticks(range(0, 7, 2))
     axes.tick_params(labelsize=8)
 
@@ -140,8 +142,7 @@ def word_influence(axes: Sequence[Axes], found: Mapping[str, Any], targets: np.n
     """Draw who influenced some pieces of a text: a column for each target, a row for each piece, in per cent."""
     real = len(names)
     top = float(np.quantile(100 * found["teacher"].shares[:, :real].numpy(), 0.98))
-    colours = plt.get_cmap(_SHARES).copy()
-    colours.set_bad("0.8")
+    colours = plt.get_cmap(_SHARES).with_extremes(bad="0.8")
     for panel, (name, label) in zip(axes, INFLUENCE.items(), strict=True):
         shown = 100 * found[name].shares[:, :real].numpy().T
         shown[targets, np.arange(len(targets))] = np.nan
@@ -168,6 +169,7 @@ def plane_paths(axes: Axes, paths: np.ndarray, title: str) -> None:
     axes.scatter(*paths[0].T, s=10, facecolors="white", edgecolors=colours, linewidths=0.8, zorder=3)
     axes.scatter(*paths[-1].T, s=14, c=colours, zorder=4)
     axes.set_title(title, fontsize=9.5)
+    axes.set_xlabel("first direction", fontsize=8.5)
     axes.tick_params(labelsize=8)
 
 
