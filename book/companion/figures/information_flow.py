@@ -92,8 +92,7 @@ def profile(axes: Axes, curves: Mapping[str, torch.Tensor], logarithmic: bool = 
         if name not in curves:
             continue
         each = curves[name].numpy()
-        under = {"zorder": 1} if name == "teacher" else {"zorder": 3}
-        axes.plot(each.mean(0), markersize=3, **look, **under)
+        axes.plot(each.mean(0), markersize=3, zorder=1 if name == "teacher" else 3, **look)
         if len(each) > 1:
             axes.fill_between(
                 range(each.shape[1]), each.min(0), each.max(0), color=look["color"], alpha=0.15, linewidth=0
@@ -148,7 +147,7 @@ def word_influence(axes: Sequence[Axes], found: Mapping[str, Any], targets: np.n
         shown[targets, np.arange(len(targets))] = np.nan
         drawn = panel.imshow(shown, cmap=colours, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
         panel.grid(visible=False)
-        panel.set_xticks(range(len(targets)), [names[target] for target in targets], rotation=90, fontsize=6.5)
+        panel.set_xticks(range(len(targets)), [names[int(target)] for target in targets], rotation=90, fontsize=6.5)
         panel.set_yticks(range(real) if panel is axes[0] else [], names if panel is axes[0] else [], fontsize=6)
         panel.tick_params(length=0)
         agreed = "" if name == "teacher" else f"\n({found[name].cosine:.2f}, {found[name].rank:.2f})"

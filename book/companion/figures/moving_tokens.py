@@ -1,7 +1,7 @@
 """Tokens that move through depth-time, as one piece of HTML: drawn without a script, moved by a slider and a button.
 
-Nothing is loaded; colours are the page's own, light or dark; without a script, and on paper, the tokens stand at the
-last depth with their whole paths behind them.
+Nothing is loaded; lines and letters have the colour of the text around, light or dark. Without a script, and on paper,
+the tokens stand at the last depth with their whole paths behind them.
 """
 
 import json
@@ -16,7 +16,7 @@ SIDE, EDGE = 320, 14
 # Times and places in pixels (times, tokens, 2), by the title of a panel.
 Panels = Mapping[str, tuple[Sequence[float], np.ndarray]]
 _STYLE = """<style>
-.moving-tokens{color:var(--pst-color-text-base,#222);background:transparent;max-width:44rem;margin:0 auto}
+.moving-tokens{color:inherit;max-width:44rem;margin:0 auto}
 .moving-tokens .panels{display:flex;flex-wrap:wrap;gap:.5rem}
 .moving-tokens figure{flex:1 1 15rem;margin:0;text-align:center}
 .moving-tokens svg{width:100%;height:auto;border:1px solid currentColor;border-radius:4px}
