@@ -94,8 +94,9 @@ class HeatKernels:
     No heat passes to or from padding, and padded tokens stay as they are.
 
     >>> from pdelens.lattice import Chain
-    >>> HeatKernels(Chain(2), torch.ones(1, 2, dtype=torch.bool))(50.0).round(decimals=3).tolist()
-    [[[0.5, 0.5], [0.5, 0.5]]]
+    >>> kernels = HeatKernels(Chain(3), torch.tensor([[True, True, False]]))
+    >>> kernels(50.0).round(decimals=3).abs().tolist()
+    [[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]
     """
 
     def __init__(self, lattice: Lattice, mask: Tensor):
