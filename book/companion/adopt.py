@@ -9,29 +9,33 @@ from pdelens import models
 
 from .data.fashion_mnist import write_subset
 from .data.splits import TOKENIZER, tokenizer_digest
+from .dynamics import flow_candidates, flow_results
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
 from .paths import SCALES, DataError, replace_bytes, replace_text, root, sha256, write_checksums
 from .surrogates import files, specs, store, sweep
 from .teachers import comparisons, recipes, results, stacking_cost
 
+COMMITTED = (*specs.COMMITTED, *flow_candidates.COMMITTED)
+
 
 def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     """Copy the complete weights of a scale into `data/weights` and list them in SHA256SUMS.
 
-    Of the teachers those whose names fit `only`, and the calibrated equations that pages load (`specs.COMMITTED`);
+    Of the teachers those whose names fit `only`, and the calibrated equations that pages load (`COMMITTED`);
     with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
     `data/training.json`, what is known of every calibrated equation to `data/ladder.json` and `data/laws.json`, whether
-    their weights are copied or not. Raises `DataError` where there are no weights, where they or the tokeniser are not
-    those that their records are of, or where results of a larger scale would be replaced.
+    their weights are copied or not, and what was found of their dynamics to `data/dynamics.json`. Raises `DataError`
+    where there are no weights, where they or the tokeniser are not those that their records are of, or where results of
+    a larger scale would be replaced.
     """
     run = run_of(scale, "cpu")
     folder, data = run.folder, root() / "data"
     _refuse_smaller(scale, data)
     weights = [path for path in sorted(folder.glob("*.safetensors")) if ".checkpoint" not in path.name]
     trained = [one for one in weights if not _calibrated(one) and recipes.fits(one.stem, only.split(","))]
-    calibrated = [one for one in weights if _calibrated(one) and one.stem in specs.COMMITTED]
+    calibrated = [one for one in weights if _calibrated(one) and one.stem in COMMITTED]
     found = any(folder.glob("rung-*.json"))
     if not (trained or calibrated or found):
         raise DataError(
@@ -43,7 +47,8 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     adopted = {}
     for path in trained + calibrated:
         adopted |= _copied(path, data, f"weights/{path.name}")
-    for name, part in store.divided(store.gathered(folder)).items():
+    parts = store.divided(store.gathered(folder)) | {flow_results.RECORDS: flow_results.gathered(folder)}
+    for name, part in parts.items():
         if any(part.values()):
             store.write(data / name, store.added(store.known(data / name), part))
             adopted[name] = sha256(data / name)

@@ -1,6 +1,7 @@
 """The command line: what it explains, what it refuses, and what it hands on."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,6 +121,24 @@ def test_what_reads_teachers_waits_for_them(handed, monkeypatch):
     assert asked[1:] == [("stacking", 2, 7), True] and handed["jobs"][-1][0] == ["stacking"]
     __main__.main(["train", "--scale", "smoke", "--only", "baselines"])
     assert asked[-1] is False and "stacking" not in handed["jobs"][-1][0]
+
+
+def test_what_reads_equations_waits_for_them(handed, monkeypatch):
+    job = SimpleNamespace(name="dynamics-flow-one")
+    monkeypatch.setattr("companion.dynamics.information_flow.flow_jobs", lambda run, only: [job] * (only != "stacking"))
+    whole = [True, False, *[True] * 8]
+    monkeypatch.setattr(
+        jobs, "run_jobs", lambda todo, run, **how: made.append([one.name for one in todo]) or whole.pop(0)
+    )
+    made = []
+    __main__.main(["train", "--scale", "smoke", "--only", "baselines"])
+    assert len(made) == 2, "the second part was not whole"
+    made.clear()
+    __main__.main(["train", "--scale", "smoke", "--only", "baselines"])
+    assert made[2:] == [["dynamics-flow-one"]]
+    made.clear()
+    __main__.main(["train", "--scale", "smoke", "--only", "dynamics-flow-*"])
+    assert [name for names in made for name in names] == ["dynamics-flow-one"]
 
 
 def test_chapters_are_run_or_checked(monkeypatch):

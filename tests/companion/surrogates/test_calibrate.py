@@ -10,6 +10,7 @@ import torch
 from companion import adopt, jobs
 from companion.data import fashion_mnist
 from companion.jobs import Run, perform, run_jobs
+from companion.paths import data_file
 from companion.surrogates import calibrate, evaluate, files, specs, store, sweep
 from companion.surrogates.calibrate import Calibration
 from companion.teachers import bank, teacher
@@ -217,8 +218,12 @@ def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, ca
     other = replace(SPEC, family="diffusion", equation=specs.EQUATIONS["diffusion"])
     record = perform(JOB, run)
     perform(Calibration(other), run)
+    flow = {"record": {"states": [0.123456]}, "identity": 0}
+    (run.folder / "dynamics-flow-image-patch4-seed0.json").write_text(json.dumps(flow))
     adopt.adopt("smoke")
     assert f"weights/{SPEC.name}.safetensors" in capsys.readouterr().out
+    measured = json.loads(data_file("dynamics.json").read_text())
+    assert measured == {"flow": {"image-patch4-seed0": {"states": [0.12346]}}}
     assert not (project_copy / "data" / "weights" / f"{other.name}.safetensors").exists(), "its record is enough"
     store.sweep_records.cache_clear()
     found = store.sweep_records()["rungs"]
