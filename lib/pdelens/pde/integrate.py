@@ -136,7 +136,7 @@ def _checked(pde, depths, method, substeps, diffusion_step) -> list[float]:
     return times
 
 
-def clip(pde: PDE, a: float, b: float) -> Clip:
+def _clip(pde: PDE, a: float, b: float) -> Clip:
     """Keep evaluation times inside [a, b) where coefficients jump at b: no step's end reads the next piece's."""
     last = b - 1e-7 * (b - a) if any(abs(b - t) < 1e-9 for t in pde.breakpoints()) else b
     return lambda t: min(t, last)
@@ -153,7 +153,7 @@ def _stepped(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps) 
 def _fixed(frozen: Frozen, state: Tensor, a: float, b: float, how: Steps, watch: Watch | None = None) -> Tensor:
     scheme = SCHEMES[how.method]
     assert isinstance(how.substeps, int) and scheme.step is not None
-    at, dt = clip(frozen.pde, a, b), (b - a) / how.substeps
+    at, dt = _clip(frozen.pde, a, b), (b - a) / how.substeps
     for number in range(how.substeps):
         t = a + number * dt
         state = scheme.step(frozen, at, t, dt, state, how, watch)
@@ -170,9 +170,9 @@ def _adaptive(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps)
     """
     from torchdiffeq import odeint
 
-    options = {"max_num_steps": MOST_STEPS} | ({} if frozen.mask is None else {"norm": norm_of_real(frozen.mask)})
+    options = {"max_num_steps": MOST_STEPS} | ({} if frozen.mask is None else {"norm": _norm_of_real(frozen.mask)})
     for piece in _pieces(frozen.pde, times):
-        at, reached = clip(frozen.pde, piece[0], piece[-1]), piece[0]
+        at, reached = _clip(frozen.pde, piece[0], piece[-1]), piece[0]
 
         def rhs(t: Tensor, u: Tensor, at=at) -> Tensor:
             nonlocal reached
@@ -193,7 +193,7 @@ def _adaptive(frozen: Frozen, state: Tensor, times: Sequence[float], how: Steps)
                 yield state
 
 
-def norm_of_real(mask: Tensor) -> Callable[[Tensor], Tensor]:
+def _norm_of_real(mask: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the root mean square over real tokens: what stands in the padding must not size the steps."""
     return lambda error: error[mask].square().mean().sqrt()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import _doors
 from ..pde.equation import PDE
-from ..pde.integrate import MOST_STEPS, DivergenceError, clip, norm_of_real
+from ..pde.integrate import MOST_STEPS, DivergenceError, _clip, _norm_of_real
 from ..pde.schemes import Frozen
 from .gradients import GradientFlow, gradients_of
 from .jacobian import real_tokens, refuse_underivable
@@ -34,7 +34,7 @@ class _Field(nn.Module):
 
     def __init__(self, frozen: Frozen, start: float, end: float):
         super().__init__()
-        self.frozen, self.at = frozen, clip(frozen.pde, start, end)
+        self.frozen, self.at = frozen, _clip(frozen.pde, start, end)
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
         return self.frozen.rhs(self.at(float(t.detach())), u)
@@ -145,7 +145,7 @@ def adjoint_gradient(
     _doors.real("rtol", rtol, above=0)
     _doors.real("atol", atol, 0)
     times = sorted({0.0, *_inside(checkpoints, pde), *pde.breakpoints(), pde.depth})
-    steps = {"max_num_steps": MOST_STEPS} | ({} if mask is None else {"norm": norm_of_real(mask)})
+    steps = {"max_num_steps": MOST_STEPS} | ({} if mask is None else {"norm": _norm_of_real(mask)})
     pieces: list[_Piece] = []
     for start, end in pairwise(times):
         options = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": dict(steps)}
