@@ -19,7 +19,7 @@ from ..jobs import Run
 from ..paths import root
 from ..surrogates import files
 from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import MAIN_BUDGET
+from ..surrogates.laws import MAIN_BUDGET, TEACHERS
 from ..teachers.teacher import Inputs, Teacher, cached_teacher
 
 # Families of the calibrated equations: three laws and one, read as their converged solution. Beside them stand a field
@@ -28,9 +28,22 @@ LAWS = {"three laws": f"laws-k3-b{MAIN_BUDGET}", "one law": f"laws-k1-b{MAIN_BUD
 ONE_STEP, SOLVED = "one-step field", "one-step field, solved"
 HEAT, IDENTITY, AFFINE, MEAN, OTHER = "heat equation", "identity", "affine maps", "mean state", "another seed's teacher"
 _NULLS = {"identity, rolled out": IDENTITY, "affine, rolled out": AFFINE, "mean state": MEAN}
-# What the page loads.
-COMMITTED = tuple(f"rung-{teacher}-{LAWS['three laws']}-seed0" for teacher in ("image-patch4", "text-classifier"))
+FAMILIES = {**LAWS, ONE_STEP: "full-k1-one-step"}
 CALIBRATION = 128
+
+
+def equation_name(teacher: str, family: str) -> str:
+    """Return the name of a teacher's equation of a family.
+
+    >>> equation_name("image-patch4-seed0", "full-k1")
+    'rung-image-patch4-full-k1-seed0'
+    """
+    start, seed = teacher.rsplit("-", 1)
+    return f"rung-{start}-{family}-{seed}"
+
+
+# What the page loads.
+COMMITTED = tuple(equation_name(f"{teacher}-seed0", LAWS["three laws"]) for teacher in TEACHERS)
 
 
 def weights_there(name: str, run: Run | None = None) -> Path | None:
@@ -83,13 +96,12 @@ class Beside:
 
     def equation(self, family: str) -> PDE | None:
         """Return the teacher's equation of a family, where its weights are there."""
-        return equation_there(f"rung-{self.teacher.name[:-6]}-{family}-{self.teacher.name[-5:]}", self.run)
+        return equation_there(equation_name(self.teacher.name, family), self.run)
 
     @cached_property
     def equations(self) -> dict[str, PDE]:
         """The calibrated equations that are there, by name."""
-        wanted = {**LAWS, ONE_STEP: "full-k1-one-step"}
-        found = {name: self.equation(family) for name, family in wanted.items()}
+        found = {name: self.equation(family) for name, family in FAMILIES.items()}
         return {name: pde for name, pde in found.items() if pde is not None}
 
     def flows(self, **how: Any) -> dict[str, Flow]:

@@ -57,8 +57,7 @@ class InformationFlow(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
         teachers = {name: _digest(weights_of(name, run.folder)) for name in (self.teacher, self.other)}
-        families = [*LAWS.values(), "full-k1-one-step"]
-        names = [f"rung-{self.teacher[:-6]}-{family}-{self.teacher[-5:]}" for family in families]
+        names = [candidates.equation_name(self.teacher, family) for family in candidates.FAMILIES.values()]
         equations = {name: _digest(candidates.weights_there(name, run)) for name in names}
         return {
             "scale": run.scale,
@@ -92,7 +91,7 @@ def flow_jobs(run: Run, only: str = "*") -> list[InformationFlow]:
         job
         for job in _jobs()
         if fits(job.name, only.split(","))
-        and candidates.weights_there(f"rung-{job.teacher[:-6]}-{law}-{job.teacher[-5:]}", run) is not None
+        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
     ]
 
 

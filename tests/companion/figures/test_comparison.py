@@ -1,15 +1,9 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import comparison
 
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots(1, 3)
-    yield axes
-    plt.close(figure)
+GRID = (1, 3)
 
 
 def test_cosines_are_spaced_by_what_they_lack(axes):

@@ -12,11 +12,7 @@ from companion.figures import information_flow as figures
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots(1, 6)
-    yield axes
-    plt.close(figure)
+GRID = (1, 6)
 
 
 def test_strips_share_one_scale_and_name_tokens_once(axes):

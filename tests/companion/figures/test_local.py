@@ -1,18 +1,12 @@
 """What the figures of heads as drift and diffusion draw: the numbers they are given, and the formulas beside them."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from companion.figures import local
 from companion.figures.base import THRESHOLD_COLOUR
 
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots(2, 3, squeeze=False)
-    yield axes
-    plt.close(figure)
+GRID = (2, 3)
 
 
 def test_decay_has_the_head_its_flow_and_its_first_order(axes):

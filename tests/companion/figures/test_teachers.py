@@ -1,6 +1,5 @@
 """What the figures of teachers draw: the pictures, curves and levels that they are given."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -8,12 +7,7 @@ import torch
 from companion.figures import teachers
 from companion.teachers.reliability import Reliability
 
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots(4, 10, squeeze=False)
-    yield axes
-    plt.close(figure)
+GRID = (4, 10)
 
 
 def test_each_class_has_its_first_pictures_in_its_column(axes):
