@@ -13,6 +13,9 @@ from ..paths import SCALES, refuse_unknown_scale
 SEEDS = 5
 # Of so many steps, snapshots are taken after these shares (the finished teacher is a file of its own).
 SNAPSHOTS = (0.005, 0.02, 0.06, 0.15, 0.3, 0.6)
+# Variants of the cheap teachers that are followed over training, and so many seeds of each beside the first.
+FOLLOWED = ("", "random-labels", "tanh")
+TWINS = 3
 # What `make adopt` moves into data/weights unless told otherwise: what pages load, within the budget of data/.
 COMMITTED = ("image-patch4-seed?", "text-classifier-seed[012]")
 
@@ -48,8 +51,10 @@ class Recipe:
 
     @property
     def snapshots(self) -> tuple[int, ...]:
-        """After which steps a snapshot is kept: for the first seed of each main teacher."""
-        if self.family not in MAIN or self.variant or self.seed:
+        """After which steps a snapshot is kept: for the first seed of each main teacher, for all the cheap ones that
+        the information bottleneck is measured on."""
+        wanted = not self.variant and not self.seed if self.family in MAIN else self.variant in FOLLOWED
+        if not wanted:
             return ()
         return tuple(sorted({max(1, round(share * self.steps)) for share in SNAPSHOTS}))
 
@@ -84,7 +89,7 @@ def recipes_of(scale: str) -> tuple[Recipe, ...]:
 
     The main teachers (pictures of 49 tokens, texts of 48, next tokens) and the cheap ones for sweeps (16 and 24
     tokens) in 5 seeds; of the cheap ones also the variants: activations, normalisations, and the random-label twin,
-    which has 2,000 examples to memorise; these in 1 seed (`full`: 5).
+    which has 2,000 examples to memorise; these in 1 seed, those in `FOLLOWED` in `TWINS` (`full`: all in 5).
     """
     refuse_unknown_scale(scale)
 
@@ -103,12 +108,16 @@ def recipes_of(scale: str) -> tuple[Recipe, ...]:
     )
     every = range(1 if scale == "smoke" else SEEDS)
     found = [replace(one, seed=seed) for one in main + cheap for seed in every]
+    many = {"smoke": (1, 1), "book": (1, TWINS), "full": (SEEDS, SEEDS)}[scale]
+    seeds = {variant: many[variant in FOLLOWED] for variant in ("random-labels", *_VARIANTS)}
     for one in cheap:
-        for seed in range(SEEDS if scale == "full" else 1):
-            found.append(replace(one, seed=seed, variant="random-labels", random_labels=True, examples=2000))
+        for seed in range(max(seeds.values())):
+            if seed < seeds["random-labels"]:
+                found.append(replace(one, seed=seed, variant="random-labels", random_labels=True, examples=2000))
             for variant, settings in _VARIANTS.items():
-                changed = replace(one.configuration, **settings)
-                found.append(replace(one, seed=seed, variant=variant, configuration=changed))
+                if seed < seeds[variant]:
+                    changed = replace(one.configuration, **settings)
+                    found.append(replace(one, seed=seed, variant=variant, configuration=changed))
     return tuple(found)
 
 

@@ -29,9 +29,13 @@ def test_all_that_is_asked_for_is_there():
         assert (about.width, about.layers, about.heads) == (64, 6, 4)
 
 
-def test_snapshots_are_six_and_of_the_main_teachers_only():
+def test_snapshots_are_six_of_the_main_teachers_first_seed_and_of_the_twins_that_are_followed():
     with_snapshots = [recipe for recipe in recipes.recipes_of("book") if recipe.snapshots]
-    assert [recipe.name for recipe in with_snapshots] == [f"{family}-seed0" for family in recipes.MAIN]
+    main = [recipe.name for recipe in with_snapshots if recipe.family in recipes.MAIN]
+    assert main == [f"{family}-seed0" for family in recipes.MAIN]
+    cheap = [recipe for recipe in with_snapshots if recipe.family not in recipes.MAIN]
+    assert {recipe.variant for recipe in cheap} == {"", "random-labels", "tanh"}
+    assert len(cheap) == 2 * (5 + 3 + 3)
     for recipe in with_snapshots:
         assert len(recipe.snapshots) == 6 and 0 < min(recipe.snapshots) and max(recipe.snapshots) < recipe.steps
 
@@ -42,7 +46,7 @@ def test_stacks_hold_jobs_of_one_shape_in_order():
     assert sorted(recipe.name for part in parts for recipe in part) == sorted(recipe.name for recipe in found)
     assert [recipe.name for recipe in parts[0]] == [f"image-patch4-seed{seed}" for seed in range(5)]
     (twins,) = (part for part in parts if part[0].name == "image-patch7-seed0")
-    assert twins[-1].name == "image-patch7-random-labels-seed0" and len(twins) == 6
+    assert twins[-1].name == "image-patch7-random-labels-seed2" and len(twins) == 8
     assert [len(part) for part in recipes.stacks(found[:5], 2)] == [2, 2, 1]
 
 
