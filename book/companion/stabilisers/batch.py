@@ -85,7 +85,7 @@ class Batch:
         self.plan = plan
         begun = {seed: Switched(plan.switches, seed).to(dtype) for seed in plan.seeds}
         stacked, _ = stack_module_state([begun[seed] for seed, _ in plan.cells])  # type: ignore[arg-type]
-        self.module = begun[plan.seeds[0]].train()
+        self.module = begun[plan.seeds[0]].to(device).train()
         for name, parameter in self.module.named_parameters():
             parameter.data = stacked[name].detach().to(device)
         rates = torch.tensor([rate for _, rate in plan.cells], dtype=dtype, device=device)

@@ -80,7 +80,8 @@ def gradients_of(model: Switched, data: Examples) -> list[float]:
 
 
 @torch.no_grad()
-def score(model: Switched, data: Examples) -> tuple[float, float]:
-    """Return a network's mean cross-entropy (nats) and its accuracy."""
-    logits = model(data.inputs, mask_of(model.configuration, data.inputs))
-    return float(F.cross_entropy(logits, data.labels)), float((logits.argmax(-1) == data.labels).float().mean())
+def score(model: Switched, data: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Return a network's mean cross-entropy (nats) and its accuracy on inputs and classes."""
+    inputs, labels = data
+    logits = model(inputs, mask_of(model.configuration, inputs))
+    return float(F.cross_entropy(logits, labels)), float((logits.argmax(-1) == labels).float().mean())

@@ -10,13 +10,17 @@ connection can be (`condition`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pdelens.models import NORMS, Block, Configuration, DyT, Transformer
+
+from .diffusion import AFTER, BEFORE, Diffusion
 
 RESIDUALS = ("plain", "scaled", "none", "skipless")
 # Where a normalisation stands is one switch with its kind: LayerNorm after the sum ("post"), all others before.
@@ -42,13 +46,14 @@ class Switches:
     """A Transformer of the map: which residual connection, which normalisation, how deep, how it begins.
 
     `gain` multiplies the matrices that end attention and feed-forward part at the beginning. `shape` gives all else:
-    width, heads, tokens, what is read and what is answered.
+    width, heads, tokens, what is read and what is answered. `diffusion` lets heat flow between its tokens.
     """
 
     residual: str
     normalisation: str
     shape: Configuration
     gain: float = 1.0
+    diffusion: Diffusion | None = None
 
     def __post_init__(self):
         for name, known in (("residual", RESIDUALS), ("normalisation", NORMALISATIONS)):
@@ -82,12 +87,15 @@ class SwitchedBlock(Block):
         self.norm_attention, self.norm_mlp = switches.norm(), switches.norm()
         self.carried, self.added = switches.factors
 
-    def forward(self, u: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the state after the layer, (batch, tokens, width)."""
+    def forward(self, u: Tensor, mask: Tensor | None, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the state after the layer, (batch, tokens, width); `between` stands between its two parts."""
         if self.post:
             u = self.norm_attention(self._sum(u, self.attention(u, mask)))  # (batch, tokens, width)
+        else:
+            u = self._sum(u, self.attention(self.norm_attention(u), mask))  # (batch, tokens, width)
+        u = u if between is None else between(u)
+        if self.post:
             return self.norm_mlp(self._sum(u, self.mlp(u)))  # (batch, tokens, width)
-        u = self._sum(u, self.attention(self.norm_attention(u), mask))  # (batch, tokens, width)
         return self._sum(u, self.mlp(self.norm_mlp(u)))  # (batch, tokens, width)
 
     @property
@@ -117,6 +125,9 @@ class Switched(Transformer):
         self.blocks.load_state_dict(drawn, strict=switches.normalisation != "derf")
         if switches.normalisation == "derf":
             self.norm = Derf(switches.shape.width)
+        self.place = "" if switches.diffusion is None else switches.diffusion.place
+        if switches.diffusion is not None:
+            self.register_buffer("heat", switches.diffusion.kernels(switches.shape), persistent=False)
         with torch.no_grad():
             for number, block in enumerate(self.layers):
                 if switches.residual == "skipless":
@@ -132,10 +143,25 @@ class Switched(Transformer):
 
     def states(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """Return the state at every depth from 0 to L, (batch, tokens, width) each."""
-        found, allowed = [self.embedding(inputs)], self._allowed(inputs, mask)
-        for block in self.blocks:
-            found.append(block(found[-1], allowed))
+        heat = partial(self._diffused, mask=mask)
+        u, allowed = self.embedding(inputs), self._allowed(inputs, mask)
+        found = [heat(u) if self.place == "0" else u]
+        for depth, block in enumerate(self.layers, 1):
+            u = heat(found[-1]) if self.place == BEFORE else found[-1]
+            u = block(u, allowed, heat if self.place == AFTER else None)
+            found.append(heat(u) if self.place == str(depth) else u)
         return found
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return logits, as `Transformer` does."""
+        self._check(inputs, mask)
+        return self.readout(self.states(inputs, mask)[-1], mask)
+
+    def _diffused(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        """Let heat flow: by the kernel of as many tokens as an example has."""
+        kernels = cast(Tensor, self.heat)
+        kernels, tokens = kernels[-1] if mask is None else kernels[mask.sum(1)], u.shape[-2]
+        return kernels[..., :tokens, :tokens].to(u.dtype) @ u
 
 
 def generator(seed: int, part: int) -> torch.Generator:

@@ -6,6 +6,7 @@ import scipy.linalg
 import scipy.spatial
 import scipy.stats
 import torch
+from chain_graph import path_laplacian
 
 from companion.theory import token_influence as maps
 from pdelens.flow import Flow
@@ -19,12 +20,6 @@ from pdelens.sensitivity.singular import influence
 RANDOM = np.random.default_rng(0)
 MASK = torch.tensor([[True] * 5, [True, True, True, False, False]])
 TARGETS = torch.tensor([[1, 4, 0], [2, 0, 1]])
-
-
-def path_laplacian(size):
-    found = np.diag(np.ones(size - 1), 1)
-    found = found + found.T
-    return found - np.diag(found.sum(1))
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""Heat let flow in finished teachers: where it helps or hurts, and how far it is from commuting with attention."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdelens.models import Transformer
+
+from ..jobs import Job, Run
+from ..paths import sha256
+from ..teachers.recipes import fits
+from ..teachers.teacher import Teacher, teacher_named, weights_of
+from ..theory.token_influence import HeatKernels
+from .diffusion import AFTER, BEFORE, Diffusion, commutator, roughness
+from .measures import score
+from .switches import Switched, Switches
+from .training_map import PART, rounded
+
+KIND = "diffusion"
+TEACHERS = {"image-patch4": 5, "text-classifier": 3}
+# Diffusivity times depth-time, tokens one apart: from a little of the nearest neighbours to most of the lattice.
+AMOUNTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+# Of held-out examples.
+COUNTS = {"smoke": 24, "book": 512, "full": 1024}
+# Attention and diffusion are exchanged for this amount, on so many examples.
+EXCHANGED, SEEN = 1.0, 64
+
+
+@dataclass(frozen=True)
+class Diffusing(Job):
+    """A teacher with heat at every place, in every amount, on its own lattice and on one in disorder."""
+
+    teacher: str
+    flush_denormal = True
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return f"{PART}-{KIND}-{self.teacher}"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the amounts, how many examples, and the weights."""
+        path = weights_of(self.teacher, run.folder)
+        weights = None if path is None else sha256(path)
+        return {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN], "weights": weights}
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Return what the largest amount costs at the beginning and at the end."""
+        ends = (record["loss"]["0"][-1], record["loss"][str(record["layers"])][-1])
+        return f"loss {record['own']['loss']:.3f}; diffused early {ends[0]:.3f}, late {ends[1]:.3f}"
+
+    def do(self, run: Run) -> dict[str, Any]:
+        """Return the losses and accuracies by place, and how far diffusion is from commuting."""
+        found = teacher_named(self.teacher, run.folder)
+        return rounded(diffused(found, COUNTS[run.scale]) | exchanged(found, min(SEEN, COUNTS[run.scale])))
+
+
+def diffusing_jobs(run: Run, only: str = "*") -> list[Diffusing]:
+    """Return the jobs that fit, of teachers whose weights are there."""
+    named = [Diffusing(f"{teacher}-seed{seed}") for teacher, seeds in TEACHERS.items() for seed in range(seeds)]
+    fitting = [job for job in named if fits(job.name, only.split(","))]
+    return [job for job in fitting if weights_of(job.teacher, run.folder) is not None]
+
+
+@torch.no_grad()
+def diffused(teacher: Teacher, count: int) -> dict[str, Any]:
+    """Return a teacher's held-out loss and accuracy with heat let flow, by place, [amounts].
+
+    `own` is without; `loss`, `accuracy` on its own lattice, `disordered` the loss where its tokens are in disorder.
+    """
+    model = teacher.model
+    assert isinstance(model, Transformer)
+    inputs, labels = teacher.inputs("heldout", count)
+    seen = inputs if isinstance(inputs, Tensor) else inputs["inputs"]
+    places = [*(str(depth) for depth in range(teacher.layers + 1)), BEFORE, AFTER]
+
+    def scored(diffusion: Diffusion | None) -> tuple[float, float]:
+        switches = Switches("plain", "pre", model.configuration, diffusion=diffusion)
+        other = Switched(switches).eval()
+        other.load_state_dict(model.state_dict())
+        return score(other, (seen, labels))
+
+    loss, accuracy = scored(None)
+    found: dict[str, Any] = {"loss": {}, "accuracy": {}, "disordered": {}}
+    for place in places:
+        own = [scored(Diffusion(place, amount)) for amount in AMOUNTS]
+        found["loss"][place] = [one for one, _ in own]
+        found["accuracy"][place] = [one for _, one in own]
+        found["disordered"][place] = [scored(Diffusion(place, amount, True))[0] for amount in AMOUNTS]
+    return {"own": {"loss": loss, "accuracy": accuracy}, "layers": teacher.layers, "amounts": list(AMOUNTS)} | found
+
+
+@torch.no_grad()
+def exchanged(teacher: Teacher, count: int) -> dict[str, Any]:
+    """Return how far attention and diffusion are from commuting, and how rough states are, trained and untrained.
+
+    `commutator` by layer, mean over heads and examples; `roughness` by depth, the Dirichlet energy over the size.
+    """
+    found: dict[str, Any] = {"commutator": {}, "roughness": {}}
+    for name, one in {"trained": teacher, "untrained": teacher.untrained()}.items():
+        flow = one.of("heldout", count)
+        kernels = HeatKernels(teacher.lattice, flow.mask)(EXCHANGED)
+        real = flow.mask[:, None, :, None]
+        maps = [layer.double() * real for layer in flow.attention]
+        found["commutator"][name] = [float(commutator(layer, kernels * real[:, 0]).mean()) for layer in maps]
+        states = [state.double() for state in flow.states]
+        found["roughness"][name] = [float(roughness(state, teacher.lattice, flow.mask).mean()) for state in states]
+    return found
