@@ -27,6 +27,7 @@ FLOORS = (
     ("companion.teachers",),
     ("companion.surrogates",),
     ("companion.bottleneck", "companion.information_flow", "companion.dynamics", "companion.stabilisers"),
+    ("companion.studies",),
     ("companion.figures", "companion.adopt", "companion.sphinx_book", "companion.sphinx_api", "companion.chapters"),
     ("companion.inspection",),
     ("companion.__main__",),

@@ -125,7 +125,7 @@ def test_what_reads_teachers_waits_for_them(handed, monkeypatch):
 
 def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     job = SimpleNamespace(name="dynamics-flow-one")
-    monkeypatch.setattr("companion.dynamics.information_flow.flow_jobs", lambda run, only: [job] * (only != "stacking"))
+    monkeypatch.setattr("companion.studies.measured_jobs", lambda run, only: [job] * (only != "stacking"))
     whole = [True, False, *[True] * 8]
     monkeypatch.setattr(
         jobs, "run_jobs", lambda todo, run, **how: made.append([one.name for one in todo]) or whole.pop(0)

@@ -60,9 +60,17 @@ class Diffusing(Job):
 
 def diffusing_jobs(run: Run, only: str = "*") -> list[Diffusing]:
     """Return the jobs that fit, of teachers whose weights are there."""
-    named = [Diffusing(f"{teacher}-seed{seed}") for teacher, seeds in TEACHERS.items() for seed in range(seeds)]
-    fitting = [job for job in named if fits(job.name, only.split(","))]
+    fitting = [job for job in _jobs() if fits(job.name, only.split(","))]
     return [job for job in fitting if weights_of(job.teacher, run.folder) is not None]
+
+
+def diffusing_names() -> list[str]:
+    """Return the names of all jobs, whether their teachers are there or not."""
+    return [job.name for job in _jobs()]
+
+
+def _jobs() -> list[Diffusing]:
+    return [Diffusing(f"{teacher}-seed{seed}") for teacher, seeds in TEACHERS.items() for seed in range(seeds)]
 
 
 @torch.no_grad()

@@ -164,3 +164,8 @@ def arms(scale: str) -> list[Arm]:
 def map_jobs(run: Run, only: str = "*") -> list[Arm]:
     """Return the jobs that fit a pattern (several: by commas)."""
     return [arm for arm in arms(run.scale) if fits(arm.name, only.split(","))]
+
+
+def map_names(scale: str) -> list[str]:
+    """Return the names of all networks of a scale's map."""
+    return [arm.name for arm in arms(scale)]

@@ -78,7 +78,8 @@ def test_a_job_says_what_it_found(teacher, tmp_path, monkeypatch):
     job, run = diffusing.Diffusing("text-tiny-seed0"), Run("smoke", tmp_path)
     record = job.do(run)
     job.keep(run, record)
-    assert job.recorded(run)["own"] == record["own"] and job.line(record).startswith("loss 0.")
+    assert job.recorded(run)["own"] == record["own"]
+    assert job.line(record).startswith(f"loss {record['own']['loss']:.3f}; diffused early ")
     assert diffusing.diffusing_jobs(run) == []
     monkeypatch.setattr(diffusing, "weights_of", lambda *_: tmp_path)
     names = [job.name for job in diffusing.diffusing_jobs(run, "stabilisers-diffusion-text-*")]
