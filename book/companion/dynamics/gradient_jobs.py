@@ -1,9 +1,11 @@
 """The jobs on gradients: one of each kind for every teacher."""
 
 from ..jobs import Job, Run
+from .adjoints import Adjoints
 from .gradients import Gradients, jobs_of, teacher_names
+from .spectra import Spectra
 
-KINDS = (Gradients,)
+KINDS = (Gradients, Spectra, Adjoints)
 
 
 def gradient_jobs(run: Run, only: str = "*") -> list[Job]:
