@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pdelens.lattice import Chain, laplacian
+from pdelens.lattice import Chain, Lattice, laplacian
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import DivergenceError
 from pdelens.pde.terms import Term
@@ -41,7 +41,7 @@ class Disguised(Term):
 
     symbol = "D e^(−u) Δ e^u"
 
-    def __init__(self, lattice: Chain, diffusivity: float):
+    def __init__(self, lattice: Lattice, diffusivity: float):
         super().__init__()
         self.lattice, self.diffusivity = lattice, diffusivity
 
@@ -55,8 +55,8 @@ class Disguised(Term):
 class Lesson:
     """A state and a loss of the heat equation in disguise, whose fastest mode decays by `exp(-contraction)`.
 
-    `contraction` is D lambda T, of the largest eigenvalue of the chain's Laplacian and T = 1. The loss is a fixed random
-    combination of the last state's entries.
+    `contraction` is D lambda T, of the largest eigenvalue of the chain's Laplacian and T = 1. The loss is a fixed
+    random combination of the last state's entries.
     """
 
     contraction: float
@@ -83,7 +83,7 @@ class Lesson:
     def start(self) -> Tensor:
         """The state at depth-time 0, (1, tokens, 1)."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(1, self.tokens, 1, generator=generator, dtype=torch.float64)
+        return torch.randn(1, self.tokens, 1, generator=generator, dtype=torch.float64) / 2
 
     def loss(self, u: Tensor) -> Tensor:
         """Return the loss of a last state."""
