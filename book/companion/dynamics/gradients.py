@@ -134,13 +134,13 @@ class Loss:
 
 
 def solved_gradient(
-    pde: PDE, u: Tensor, mask: Tensor, loss: Callable[[Tensor], Tensor], substeps: int = SUBSTEPS
+    pde: PDE, u: Tensor, mask: Tensor, loss: Callable[[Tensor], Tensor], substeps: int | None = None
 ) -> GradientFlow:
     """Return the gradient through an equation's solution at whole depths, by steps of order 4 that crowd at the entry.
 
-    The steps are those between `token_influence.STEPS`, so many in each interval; `loss` is of the last state.
+    The steps are those between `token_influence.STEPS`, so many in each interval (`SUBSTEPS`, if not given); `loss` is of the last state.
     """
-    padding = padding_of(mask)
+    padding, substeps = padding_of(mask), SUBSTEPS if substeps is None else substeps
     with torch.enable_grad():
         states = [u.detach().clone().requires_grad_()]
         for start, end in pairwise(range(int(pde.depth) + 1)):

@@ -29,7 +29,7 @@ def layer_jacobians(model, example):
     inputs, found = example, []
     u = model.embedding(inputs[None]).detach()
     for block in model.blocks:
-        found.append(torch.func.jacrev(lambda v, block=block: block(v.view_as(u), None).flatten())(u.flatten()))
+        found.append(torch.func.jacrev(lambda v, b=block, u=u: b(v.view_as(u), None).flatten())(u.flatten()))
         u = block(u, None).detach()
     return found
 
@@ -93,9 +93,7 @@ def test_liouvilles_formula_is_checked_on_the_way(tiny):
 def test_normality_is_that_of_each_layers_branch(tiny):
     found = spectra.normality(tiny, 2, 4)
     branches = [[one - torch.eye(16) for one in layer_jacobians(tiny.teacher.model, tiny.inputs[e])] for e in (0, 1)]
-    skew = [
-        np.mean([float((b[l] - b[l].T).square().sum() / (4 * b[l].square().sum())) for b in branches]) for l in range(6)
-    ]
+    skew = np.mean([[float((a - a.T).square().sum() / (4 * a.square().sum())) for a in one] for one in branches], 0)
     np.testing.assert_allclose(found[TEACHER]["asymmetry"], skew, rtol=1e-4)
     assert set(found) == {TEACHER, UNTRAINED, "three laws"} and len(found["three laws"]["departure"]) == 6
 
