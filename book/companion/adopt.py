@@ -9,7 +9,7 @@ from pdelens import models
 
 from .data.fashion_mnist import write_subset
 from .data.splits import TOKENIZER, tokenizer_digest
-from .dynamics import flow_candidates, flow_results
+from .dynamics import flow_candidates, flow_results, gradient_results
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
 from .paths import SCALES, DataError, replace_bytes, replace_text, root, sha256, write_checksums
@@ -26,9 +26,9 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
     `data/training.json`, what is known of every calibrated equation to `data/ladder.json` and `data/laws.json`, whether
-    their weights are copied or not, and what was found of their dynamics to `data/dynamics.json`. Raises `DataError`
-    where there are no weights, where they or the tokeniser are not those that their records are of, or where results of
-    a larger scale would be replaced.
+    their weights are copied or not, and what was found of their dynamics to `data/dynamics.json`, of their gradients to
+    `data/gradients.json`. Raises `DataError` where there are no weights, where they or the tokeniser are not those that
+    their records are of, or where results of a larger scale would be replaced.
     """
     run = run_of(scale, "cpu")
     folder, data = run.folder, root() / "data"
@@ -47,7 +47,8 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     adopted = {}
     for path in trained + calibrated:
         adopted |= _copied(path, data, f"weights/{path.name}")
-    parts = store.divided(store.gathered(folder)) | {flow_results.RECORDS: flow_results.gathered(folder)}
+    studies = {module.RECORDS: module.gathered(folder) for module in (flow_results, gradient_results)}
+    parts = store.divided(store.gathered(folder)) | studies
     for name, part in parts.items():
         if any(part.values()):
             store.write(data / name, store.added(store.known(data / name), part))

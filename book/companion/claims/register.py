@@ -66,7 +66,7 @@ _REGISTER = (
         "Skill is the share of that best one's shortfall from 1 that is made up. The norm over depth decides nothing.",
         bar=MARGIN,
         readings={law: _of(f"gradients.c4.{law.replace(' ', '-')}") for law in ("three laws", "one law")},
-        null_keys={"best null": _of("gradients.c4.null")},
+        null_keys={"trained models": _of("gradients.c4.null")},
     ),
     Claim(
         "C5",

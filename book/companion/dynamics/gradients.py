@@ -14,6 +14,7 @@ from pdelens.flow import padding_of
 from pdelens.models import Transformer
 from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
+from pdelens.sensitivity.flow_map import flow_map
 from pdelens.sensitivity.gradients import GradientFlow, gradient_flow, gradients_of
 
 from ..jobs import Job, Run
@@ -37,8 +38,9 @@ SUBSTEPS = 2
 AT_ONCE, HALVED = 16, 8
 TEACHER, UNTRAINED, SEED = "teacher", "untrained", "seed"
 NEAREST, CLASS = "nearest of its class", "mean of its class"
-# Equations that are given the teacher's own gradient at the last depth, as the linear nulls are.
-GIVEN = "given the last gradient"
+# Three laws that are given the teacher's own gradient at the last depth, as the linear nulls are; and three laws' own
+# gradient at depth 1, taken the rest of the way by the teacher's first layer.
+GIVEN, THROUGH = "given the last gradient", "through the first layer"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def solved_gradient(
 ) -> GradientFlow:
     """Return the gradient through an equation's solution at whole depths, by steps of order 4 that crowd at the entry.
 
-    The steps are those between `token_influence.STEPS`, so many in each interval (`SUBSTEPS`, if not given); `loss` is of the last state.
+    The steps are those between `token_influence.STEPS`, so many in each interval (`SUBSTEPS`, if not given). `loss` is
+    of the last state.
     """
     padding, substeps = padding_of(mask), SUBSTEPS if substeps is None else substeps
     with torch.enable_grad():
@@ -230,6 +233,8 @@ def measure(one: Beside, known: int, others: Sequence[str] = ()) -> dict[str, An
     depths = {name: GradientFlow(each, own.depths) for name, each in flows.items()}
     found = {name: InputGradient(each.gradients[0], matrix) for name, each in depths.items()}
     found |= class_gradients(one, labels, known)
+    entry = flow_map(one.teacher.model, one.inputs, 0, 1)
+    found[THROUGH] = InputGradient(entry.vjp(flows["three laws"][1]), matrix)
     strangers = {f"{SEED} {name[-1]}": cached_teacher(name, *_given(one.run)) for name in others}
     strangers[UNTRAINED] = one.teacher.untrained()
     theirs = {name: teacher_gradient(other, one.inputs, labels) for name, other in strangers.items()}

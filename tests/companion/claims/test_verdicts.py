@@ -212,8 +212,8 @@ def test_gradients_are_judged_by_their_margin_over_all_others():
     records["gradients.c4.one-law.image.skill"]["value"] = 0.4
     assert claim.reading_verdicts(records)["one law"] == Verdict.NOT_REPRODUCED
     assert claim.verdict(records) == Verdict.IN_PART
-    nulls = {key: {"value": -0.1} for key in claim.null_keys["best null"].values()}
-    assert claim.null_verdicts(nulls) == {"best null": Verdict.NOT_REPRODUCED}
+    nulls = {key: {"value": -0.1} for key in claim.null_keys["trained models"].values()}
+    assert claim.null_verdicts(nulls) == {"trained models": Verdict.NOT_REPRODUCED}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tiny_teacher import Tiny, teacher
 from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import gradient_jobs, gradients
 from companion.dynamics.flow_candidates import AFFINE, IDENTITY, ONE_STEP, SOLVED, affinely
-from companion.dynamics.gradients import CLASS, GIVEN, NEAREST, TEACHER, UNTRAINED
+from companion.dynamics.gradients import CLASS, GIVEN, NEAREST, TEACHER, THROUGH, UNTRAINED
 from companion.dynamics.input_gradients import InputGradient, input_matrix
 from companion.jobs import Run
 from pdelens.pde.integrate import integrate
@@ -99,6 +99,19 @@ def test_the_linear_nulls_are_given_the_last_gradient(measured):
     last = integrate(pde, u, TIMES, "rk4", check_steps=False).states[-1]
     (exact,) = torch.autograd.grad((last * wanted[-1]).sum(), u)
     assert record["depths"][GIVEN][0] == pytest.approx(float(cosines(exact, wanted[0])), abs=1e-4)
+
+
+def test_the_last_way_through_the_transformers_first_layer(measured):
+    tiny, record = measured
+    u = tiny.teacher.model.embedding(tiny.inputs).detach().requires_grad_()
+    first = integrate(tiny.equations["three laws"], u.detach(), TIMES[:2], "rk4", check_steps=False).states[-1]
+    first = first.detach().requires_grad_()
+    last = integrate(tiny.equations["three laws"], first, TIMES[1:], "rk4", check_steps=False).states[-1]
+    (ours,) = torch.autograd.grad(own_loss(tiny, last), first)
+    (exact,) = torch.autograd.grad((tiny.teacher.model.blocks[0](u, None) * ours).sum(), u)
+    model = tiny.teacher.model
+    wanted = cosines(entries(exact, model), entries(own_gradients(tiny)[0], model))
+    assert record["input"][THROUGH]["cosine"] == pytest.approx(float(wanted), abs=1e-4)
 
 
 def test_strangers_are_compared_by_the_input_alone(measured):
