@@ -53,8 +53,12 @@ def test_what_the_solver_gives_up_is_infinitely_wrong(monkeypatch):
 def test_a_small_equations_adjoint_is_its_gradient(monkeypatch):
     monkeypatch.setattr(adjoints, "STEPS", (0.0, 3.0, 6.0))
     monkeypatch.setattr(adjoints, "KEPT", {"end alone": (), "every step": (3.0,)})
-    tiny = Tiny(teacher(0), 1, other=teacher(1))
+    tiny, kept, own = Tiny(teacher(0), 1, other=teacher(1)), [], adjoints.adjoint_gradient
+    monkeypatch.setattr(
+        adjoints, "adjoint_gradient", lambda *given, **how: kept.append(how["checkpoints"]) or own(*given, **how)
+    )
     found = adjoints.measure(tiny)
+    assert kept == [(), (3.0,)]
     assert set(found["adjoint"]) == {"end alone", "every step"} and found["steps"] < 1e-4
     assert found["adjoint"]["every step"]["error"] < 1e-2
     assert next(tiny.teacher.model.parameters()).dtype == torch.float32, "the teacher is left as it was"
