@@ -27,7 +27,7 @@ from .volumes import liouville, volume_of, written_down
 SPECTRA = "spectra"
 # Examples whose spectra are measured, singular values of each, examples of Liouville's formula and of normality, and
 # random draws of both.
-COUNTS = {"smoke": (1, 3, 2, 4), "book": (2, 8, 6, 8), "full": (8, 16, 32, 16)}
+COUNTS = {"smoke": (1, 3, 2, 4), "book": (1, 8, 4, 8), "full": (8, 16, 32, 16)}
 # From here on the equation's volume is also taken from its Jacobian itself: far from the entry, where few steps do.
 CHECKED_FROM = 4.0
 MEASURES = ("departure", "asymmetry", "abscissa")
@@ -87,7 +87,7 @@ def spectra(one: Beside, few: int, count: int, start: int) -> dict[str, Any]:
     `leave`, the overlap of the leading spaces where a change enters and where it ends (`overlap`). `chance` is what
     random spaces have.
     """
-    found = {name: jacobian_spectrum(each, count, rounds=3, oversampling=4) for name, each in maps(one, few, start)}
+    found = {name: jacobian_spectrum(each, count, rounds=2, oversampling=4) for name, each in maps(one, few, start)}
     own, rows = found[TEACHER], {}
     for name, each in found.items():
         logs = each.values.double().log()
@@ -129,16 +129,17 @@ def volumes(one: Beside, some: int, draws: int, checked: bool) -> dict[str, Any]
     """Return how volume grows: `layers` of networks, from their Jacobians, `flows` of equations by Liouville.
 
     Of networks by layer, of the first example: `log` and `trace` (`Volume`). Of equations, mean over examples: `total`,
-    by unit of depth-time `units`, by term `terms`, `error`. `check` (where `checked`): three laws on the first example
-    from `CHECKED_FROM` on, by Liouville's formula and from the Jacobian itself.
+    by unit of depth-time `units`, by term `terms`, `error`. Only where `checked`: the untrained twin, and
+    `check`, three laws on the first example from `CHECKED_FROM` on, by Liouville's formula and from the Jacobian.
     """
     first = selected(one.inputs, [0])
-    networks = {TEACHER: one.teacher.model, UNTRAINED: one.teacher.untrained().model}
-    layers = {name: _layers(layer_maps(model, first)) for name, model in networks.items()}
+    layers = {TEACHER: _layers(layer_maps(one.teacher.model, first))}
+    if checked:
+        layers[UNTRAINED] = _layers(layer_maps(one.teacher.untrained().model, first))
     flow, flows = one.reference.select(list(range(some))), {}
     for name, pde in one.equations.items():
         flows[SOLVED if name == ONE_STEP else name] = _flowed(pde, flow.states[0], flow.mask, draws)
-    if ONE_STEP in one.equations:
+    if checked and ONE_STEP in one.equations:
         field, state = one.equations[ONE_STEP], rolled_out(one.equations[ONE_STEP], one.reference.select([0]))
         layers[ONE_STEP] = _layers(
             flow_map(field, state.states[depth], depth, depth + 1, mask=state.mask, method="lie", substeps=1)
