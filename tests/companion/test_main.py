@@ -125,7 +125,9 @@ def test_what_reads_teachers_waits_for_them(handed, monkeypatch):
 
 def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     job = SimpleNamespace(name="dynamics-flow-one")
+    later = SimpleNamespace(name="gradients-flow-one")
     monkeypatch.setattr("companion.dynamics.information_flow.flow_jobs", lambda run, only: [job] * (only != "stacking"))
+    monkeypatch.setattr("companion.dynamics.gradient_jobs.gradient_jobs", lambda run, only: [later] * ("-" in only))
     whole = [True, False, *[True] * 8]
     monkeypatch.setattr(
         jobs, "run_jobs", lambda todo, run, **how: made.append([one.name for one in todo]) or whole.pop(0)
@@ -138,7 +140,7 @@ def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     assert made[2:] == [["dynamics-flow-one"]]
     made.clear()
     __main__.main(["train", "--scale", "smoke", "--only", "dynamics-flow-*"])
-    assert [name for names in made for name in names] == ["dynamics-flow-one"]
+    assert [name for names in made for name in names] == ["dynamics-flow-one", "gradients-flow-one"]
 
 
 def test_chapters_are_run_or_checked(monkeypatch):

@@ -98,7 +98,8 @@ def by_depth(teacher: str, name: str, part: str = "depths") -> np.ndarray:
     """Return a curve over depth for each seed that has it, (seeds, depths): `depths` (cosines), or `norms`."""
     rows = [record[part] for record in records_of("flow", teacher)]
     if name == SEEDS:
-        return np.array([np.mean([row[n] for n in row if n.startswith(f"{SEED} ")], 0) for row in rows])
+        theirs = [[row[n] for n in row if n.startswith(f"{SEED} ")] for row in rows]
+        return np.array([np.mean(each, 0) for each in theirs if each])
     return np.array([row[name] for row in rows if name in row])
 
 

@@ -61,6 +61,7 @@ def test_curves_are_by_seed(records):
     np.testing.assert_allclose(results.by_depth("image-patch4", "three laws"), [[0.8, 1], [0.7, 1]])
     np.testing.assert_allclose(results.by_depth("image-patch4", results.SEEDS, "norms"), [[1.5, 0]] * 2)
     assert results.by_depth("image-patch4", "nothing").size == 0
+    assert results.by_depth("image-patch4", results.SEEDS).size == 0, "they share no coordinates"
     assert results.at_depth("image-patch4", "three laws", 0).seeds == (0.8, 0.7)
 
 
