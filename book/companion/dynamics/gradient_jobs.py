@@ -2,10 +2,11 @@
 
 from ..jobs import Job, Run
 from .adjoints import Adjoints
+from .branch_traces import BranchTraces
 from .gradients import Gradients, jobs_of, teacher_names
 from .spectra import Spectra
 
-KINDS = (Gradients, Spectra, Adjoints)
+KINDS = (Gradients, Spectra, Adjoints, BranchTraces)
 
 
 def gradient_jobs(run: Run, only: str = "*") -> list[Job]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds, record_mean
+from .branch_traces import TRACES
 from .flow_candidates import AFFINE, IDENTITY
 from .gradients import CLASS, NEAREST, PART, SEED, UNTRAINED
 from .spectra import SPECTRA
@@ -122,13 +123,10 @@ def spectrum(teacher: str, name: str, measure: str, start: int = 0) -> SeedMean:
     return over(SPECTRA, teacher, read)
 
 
-def largest(teacher: str, name: str, start: int = 0) -> SeedMean:
-    """Return the largest singular value, the geometric mean over examples, over seeds."""
-    return over(
-        SPECTRA,
-        teacher,
-        lambda r: float(np.exp(np.mean([row[0] for row in r["spectra"][str(start)]["models"][name]["log"]]))),
-    )
+def spectrum_error(teacher: str, start: int = 0) -> float:
+    """Return by how much any recorded singular value may be off, relative to itself: the largest, over all seeds."""
+    rows = [record["spectra"][str(start)]["models"] for record in records_of(SPECTRA, teacher)]
+    return max(found["error"] for row in rows for found in row.values())
 
 
 def singular_values(teacher: str, name: str, start: int = 0) -> np.ndarray:
@@ -153,6 +151,14 @@ def volume(teacher: str, name: str, part: str = "log") -> SeedMean:
     return over(SPECTRA, teacher, read)
 
 
+def branch_trace(teacher: str, name: str) -> SeedMean:
+    """Return the mean eigenvalue of a network's branches, summed over layers after the first, over seeds.
+
+    At the entry the branch is large and its trace is noise.
+    """
+    return over(TRACES, teacher, lambda record: float(sum(record["traces"][name][1:])))
+
+
 def volume_by_unit(teacher: str, name: str) -> np.ndarray:
     """Return the mean log singular value of each layer or unit of depth-time, (seeds, units)."""
     rows = [record["volume"] for record in records_of(SPECTRA, teacher)]
@@ -165,9 +171,9 @@ def normality(teacher: str, name: str, measure: str) -> np.ndarray:
     return np.array([record["normality"][name][measure] for record in records_of(SPECTRA, teacher)])
 
 
-def change_over_depth(teacher: str, name: str, measure: str) -> SeedMean:
-    """Return the mean of a measure over the last two layers less that over the first two, over seeds."""
-    return over_seeds([float(row[-2:].mean() - row[:2].mean()) for row in normality(teacher, name, measure)])
+def fall_over_depth(teacher: str, name: str, measure: str) -> SeedMean:
+    """Return the mean of a measure over the first two layers less that over the last two, over seeds."""
+    return over_seeds([float(row[:2].mean() - row[-2:].mean()) for row in normality(teacher, name, measure)])
 
 
 def adjoint(teacher: str, kept: str, measure: str = "error") -> list[float]:

@@ -18,7 +18,9 @@ def flow(law, seed, mean=0.4):
 
 
 SPECTRA = {
-    "spectra": {"0": {"models": {"teacher": {"log": [[2.0, 1.0], [4.0, 3.0]], "gap": 0.5}}, "chance": 0.01}},
+    "spectra": {
+        "0": {"models": {"teacher": {"log": [[2.0, 1.0], [4.0, 3.0]], "gap": 0.5, "error": 0.25}}, "chance": 0.01}
+    },
     "volume": {
         "layers": {"teacher": {"log": [0.1, 0.2], "trace": [-0.3, 0.0]}},
         "flows": {"three laws": {"total": -1.5, "units": [-1.0, -0.5], "terms": {"reaction": -1.2}}},
@@ -36,6 +38,7 @@ def records(monkeypatch):
     }
     kinds = {"flow": rows, "spectra": {"image-patch4-seed0": SPECTRA}}
     kinds["adjoints"] = {"image-patch4-seed0": {"adjoint": {"end alone": {"error": 0.5, "path": 9.0}}}}
+    kinds["traces"] = {"image-patch4-seed0": {"traces": {"teacher": [9.0, -0.25, 0.5]}}}
     monkeypatch.setattr(results, "gradient_records", lambda: kinds)
 
 
@@ -69,7 +72,7 @@ def test_spectra_volumes_and_normality(records):
     assert results.spectrum("image-patch4", "teacher", "gap").mean == 0.5
     assert results.spectrum("image-patch4", "chance", "").mean == 0.01
     assert results.spectrum("image-patch4", "nothing", "gap").seeds == ()
-    assert results.largest("image-patch4", "teacher").mean == pytest.approx(np.exp(3))
+    assert results.spectrum_error("image-patch4") == 0.25
     np.testing.assert_allclose(results.singular_values("image-patch4", "teacher"), [np.array([3, 2]) / np.log(10)])
     assert results.volume("image-patch4", "teacher").mean == pytest.approx(0.3)
     assert results.volume("image-patch4", "teacher", "trace").mean == pytest.approx(-0.3)
@@ -77,7 +80,8 @@ def test_spectra_volumes_and_normality(records):
     assert results.volume("image-patch4", "three laws", "reaction").mean == -1.2
     assert results.volume_by_unit("image-patch4", "teacher").tolist() == [[0.1, 0.2]]
     assert results.volume_by_unit("image-patch4", "three laws").tolist() == [[-1.0, -0.5]]
-    assert results.change_over_depth("image-patch4", "teacher", "departure").mean == pytest.approx(0.3 - 0.7)
+    assert results.fall_over_depth("image-patch4", "teacher", "departure").mean == pytest.approx(0.7 - 0.3)
+    assert results.branch_trace("image-patch4", "teacher").mean == 0.25
     assert results.adjoint("image-patch4", "end alone") == [0.5]
     assert results.adjoint("image-patch4", "end alone", "path") == [9.0]
 

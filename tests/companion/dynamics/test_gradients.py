@@ -160,10 +160,10 @@ def test_a_job_is_of_all_weights_that_it_reads(tmp_path, monkeypatch):
     assert job.identity(run)["weights"] != before["weights"] and job.identity(Run("book", tmp_path)) != before
     there = "rung-text-classifier-laws-k3-b2-seed1"
     monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
-    kinds = ["flow", "spectra", "adjoints"]
+    kinds = ["flow", "spectra", "adjoints", "traces"]
     wanted = [f"gradients-{kind}-text-classifier-seed1" for kind in kinds]
     assert [job.name for job in gradient_jobs.gradient_jobs(run)] == wanted
     assert gradient_jobs.gradient_jobs(run, "gradients-flow-image-*") == []
     names = gradient_jobs.gradient_names()
-    assert len(names) == len(set(names)) == 18 and set(wanted) <= set(names)
+    assert len(names) == len(set(names)) == 24 and set(wanted) <= set(names)
     assert "0.700" in job.line({"input": {"three laws": {"cosine": 0.7}}}) and job.cost(run) > 0
