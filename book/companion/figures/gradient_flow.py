@@ -98,3 +98,13 @@ def units(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
     curves(axes, found, start=1)
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xticks(range(1, 7))
+
+
+def span(values: Sequence[float]) -> str:
+    """Return the smallest and the largest of some numbers as a table shows them, or the one that there is.
+
+    >>> span([0.8323, 0.25]), span([14.55]), span([float("inf"), 2.0])
+    ('0.25 to 0.83', '15', '2 to no path')
+    """
+    low, high = (f"{one:.2g}" if np.isfinite(one) else "no path" for one in (min(values), max(values)))
+    return low if len(values) == 1 else f"{low} to {high}"

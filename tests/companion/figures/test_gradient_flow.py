@@ -42,3 +42,8 @@ def test_saliency_has_a_row_for_each_word_and_a_column_for_each_model(axes):
     np.testing.assert_allclose(shares, 100 * np.stack(list(found.values()), 1))
     assert [text.get_text() for text in axes[0].get_yticklabels()] == ["good", "bad", "film"]
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["Transformer", "equation\n0.50"]
+
+
+def test_a_span_is_of_two_digits_and_names_what_has_no_number():
+    assert figures.span([0.00043, 0.2]) == "0.00043 to 0.2"
+    assert figures.span([0.5]) == "0.5" and figures.span([1.0, float("inf")]) == "1 to no path"
