@@ -1,0 +1,89 @@
+"""Is it calibration that contracts? The traces of a Transformer's branches beside those of its own architecture anew.
+
+The control has a Transformer's blocks, one for each layer, learnt from scratch to its states and attention as an
+equation is, with one step a layer: neither shared over depth nor solved.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdelens.flow import Flow, padding_of
+from pdelens.models import Transformer
+from pdelens.pde.equation import PDE
+from pdelens.pde.integrate import integrate
+
+from ..jobs import Job, Run
+from ..paths import sha256
+from ..surrogates.evaluate import rolled_out
+from ..surrogates.laws import MAIN_BUDGET
+from . import flow_candidates as candidates
+from .flow_candidates import ONE_STEP, Beside
+from .gradients import PART, TEACHER, weights
+from .volumes import trace
+
+TRACES = "traces"
+BLOCKS, FAMILY = "blocks, calibrated", f"laws-blocks-b{MAIN_BUDGET}"
+# Examples, and random draws for each.
+COUNTS = {"smoke": (2, 2), "book": (8, 16), "full": (32, 32)}
+
+
+@dataclass(frozen=True)
+class BranchTraces(Job):
+    """The mean eigenvalue of every layer's branch: a teacher's, its blocks' calibrated anew, its one-step field's."""
+
+    teacher: str
+    flush_denormal = True
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return f"{PART}-{TRACES}-{self.teacher}"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the scale, the sizes and the weights."""
+        path = candidates.weights_there(candidates.equation_name(self.teacher, FAMILY), run)
+        blocks = {FAMILY: None if path is None else sha256(path)}
+        return {"scale": run.scale, "counts": COUNTS[run.scale], "weights": weights(self.teacher, run) | blocks}
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Return the sums over layers."""
+        return ", ".join(f"{name} {sum(found):.3f}" for name, found in record["traces"].items())
+
+    def do(self, run: Run) -> dict[str, Any]:
+        """Return what was found: `traces` by name and layer (`measure`)."""
+        count, draws = COUNTS[run.scale]
+        return {"traces": measure(candidates.beside(self.teacher, count, run), draws)}
+
+
+def measure(one: Beside, draws: int) -> dict[str, list[float]]:
+    """Return `tr(J - 1) / n` of every layer, mean over examples, by name: each on its own states."""
+    model, found = one.teacher.model, {}
+    assert isinstance(model, Transformer)
+    padding = padding_of(one.reference.mask)
+    allowed = None if padding is None else padding[:, None, None, :]
+    found[TEACHER] = _traces(one.reference, lambda u, depth: model.blocks[depth](u, allowed), draws)
+    for name, pde in {BLOCKS: one.equation(FAMILY), ONE_STEP: one.equations.get(ONE_STEP)}.items():
+        if pde is not None:
+            found[name] = _traces(rolled_out(pde, one.reference), _stepped(pde, padding), draws)
+    return found
+
+
+def _stepped(pde: PDE, padding: Tensor | None) -> Callable[[Tensor, int], Tensor]:
+    def step(u: Tensor, depth: int) -> Tensor:
+        times = [float(depth), depth + 1.0]
+        return integrate(pde, u, times, "lie", 1, mask=padding, check_steps=False).states[-1]
+
+    return step
+
+
+def _traces(flow: Flow, step: Callable[[Tensor, int], Tensor], draws: int) -> list[float]:
+    generator, found = torch.Generator().manual_seed(0), []
+    for depth, u in enumerate(flow.states[:-1]):
+        signs = torch.randint(0, 2, (draws, *u.shape), generator=generator).to(u) * 2 - 1
+        branch = trace(lambda v, depth=depth: step(v, depth) - v, u, flow.mask, signs)
+        found.append(float(branch.mean()))
+    return found

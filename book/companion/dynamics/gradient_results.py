@@ -1,0 +1,181 @@
+"""What the jobs on gradients found, over seeds, as the page reads it."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..paths import data_file
+from ..seeds import SeedMean, over_seeds, record_mean
+from .branch_traces import TRACES
+from .flow_candidates import AFFINE, IDENTITY
+from .gradients import CLASS, NEAREST, PART, SEED, UNTRAINED
+from .spectra import SPECTRA
+
+RECORDS = "gradients.json"
+# Stands for each of the other seeds' teachers.
+SEEDS = "other seeds"
+# What knows nothing of this teacher's own map from inputs to classes, or its loss's gradient at the last depth alone.
+NULLS = (UNTRAINED, IDENTITY, AFFINE, NEAREST, CLASS)
+
+
+def gathered(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of jobs on gradients in a folder, by kind and teacher (`gradients-<kind>-<teacher>.json`)."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(f"{PART}-*.json")):
+        kind, _, teacher = path.stem.removeprefix(f"{PART}-").partition("-")
+        found.setdefault(kind, {})[teacher] = json.loads(path.read_text())["record"]
+    return found
+
+
+@cache
+def gradient_records() -> dict[str, Any]:
+    """Return the committed records, by kind and by teacher with its seed."""
+    return json.loads(data_file(RECORDS).read_text())
+
+
+def records_of(kind: str, teacher: str) -> list[dict[str, Any]]:
+    """Return a teacher's records of a kind, the lowest seed first; `teacher` as in "image-patch4"."""
+    rows = gradient_records()[kind]
+    return [rows[name] for name in sorted(rows) if name.startswith(f"{teacher}-seed")]
+
+
+def over(kind: str, teacher: str, read: Callable[[Mapping[str, Any]], float]) -> SeedMean:
+    """Return what is read of each record, over the seeds that have it (no such name: they have not)."""
+    found = []
+    for record in records_of(kind, teacher):
+        try:
+            found.append(read(record))
+        except KeyError:
+            continue
+    return over_seeds(found)
+
+
+def agreement(record: Mapping[str, Any], name: str, measure: str = "cosine") -> float:
+    """Return how a gradient by the input agrees with the teacher's; of `SEEDS` the mean over other seeds' teachers."""
+    if name == SEEDS:
+        return float(np.mean([found[measure] for found in _seeds(record).values()]))
+    return record["input"][name][measure]
+
+
+def by_input(teacher: str, name: str, measure: str = "cosine") -> SeedMean:
+    """Return how gradients by the input agree (`cosine`, or `rank` of tokens' saliency), over seeds."""
+    return over("flow", teacher, lambda record: agreement(record, name, measure))
+
+
+def best(record: Mapping[str, Any], apart: str = "") -> float:
+    """Return the largest cosine of every other seed's teacher and every null, but for one null that stands apart."""
+    others = [each["cosine"] for each in _seeds(record).values()]
+    return max(others + [record["input"][name]["cosine"] for name in NULLS if name != apart])
+
+
+def margin(teacher: str, name: str) -> SeedMean:
+    """Return by how much an equation's cosine is above the best of all others, seed by seed."""
+    return over("flow", teacher, lambda record: agreement(record, name) - best(record))
+
+
+def skill(teacher: str, name: str) -> SeedMean:
+    """Return the share of the best other's shortfall from 1 that an equation makes up, seed by seed."""
+    return over("flow", teacher, lambda record: 1 - (1 - agreement(record, name)) / (1 - best(record)))
+
+
+def best_null(teacher: str) -> tuple[str, SeedMean]:
+    """Return the null of the highest mean cosine, and its own margin: over all other seeds and all other nulls."""
+    name = max(NULLS, key=lambda null: by_input(teacher, null).mean)
+    return name, over("flow", teacher, lambda record: agreement(record, name) - best(record, name))
+
+
+def recorded_for(key: str, teacher: str, law: str) -> SeedMean:
+    """Record what the claim reads of a law, the margin and its skill; return the margin."""
+    record_mean(key, margin(teacher, law))
+    record_mean(f"{key}.skill", skill(teacher, law))
+    return margin(teacher, law)
+
+
+def by_depth(teacher: str, name: str, part: str = "depths") -> np.ndarray:
+    """Return a curve over depth for each seed that has it, (seeds, depths): `depths` (cosines), or `norms`."""
+    rows = [record[part] for record in records_of("flow", teacher)]
+    if name == SEEDS:
+        theirs = [[row[n] for n in row if n.startswith(f"{SEED} ")] for row in rows]
+        return np.array([np.mean(each, 0) for each in theirs if each])
+    return np.array([row[name] for row in rows if name in row])
+
+
+def at_depth(teacher: str, name: str, depth: int, part: str = "depths") -> SeedMean:
+    """Return a curve's value at one depth, over seeds."""
+    return over_seeds([float(row[depth]) for row in by_depth(teacher, name, part)])
+
+
+def _seeds(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: found for name, found in record["input"].items() if name.startswith(f"{SEED} ")}
+
+
+def spectrum(teacher: str, name: str, measure: str, start: int = 0) -> SeedMean:
+    """Return `gap`, `enter` or `leave` of a model's largest singular values and directions, over seeds."""
+
+    def read(record: Mapping[str, Any]) -> float:
+        found = record["spectra"][str(start)]
+        return found["chance"] if name == "chance" else found["models"][name][measure]
+
+    return over(SPECTRA, teacher, read)
+
+
+def spectrum_error(teacher: str, start: int = 0) -> float:
+    """Return by how much any recorded singular value may be off, relative to itself: the largest, over all seeds."""
+    rows = [record["spectra"][str(start)]["models"] for record in records_of(SPECTRA, teacher)]
+    return max(found["error"] for row in rows for found in row.values())
+
+
+def singular_values(teacher: str, name: str, start: int = 0) -> np.ndarray:
+    """Return log10 of the largest singular values, means over examples, for each seed that has them, (seeds, count)."""
+    rows = [record["spectra"][str(start)]["models"] for record in records_of(SPECTRA, teacher)]
+    return np.array([np.mean(row[name]["log"], 0) / np.log(10) for row in rows if name in row])
+
+
+def volume(teacher: str, name: str, part: str = "log") -> SeedMean:
+    """Return the mean log singular value from the first depth to the last, over seeds.
+
+    Of a network, from its layers' Jacobians (`log`), or what their traces alone say (`trace`); of a solved equation, by
+    Liouville's formula: of all (`total`) or of a term.
+    """
+
+    def read(record: Mapping[str, Any]) -> float:
+        found = record["volume"]
+        if part in ("log", "trace"):
+            return float(sum(found["layers"][name][part]))
+        return found["flows"][name]["total"] if part == "total" else found["flows"][name]["terms"][part]
+
+    return over(SPECTRA, teacher, read)
+
+
+def branch_trace(teacher: str, name: str) -> SeedMean:
+    """Return the mean eigenvalue of a network's branches, summed over layers after the first, over seeds.
+
+    At the entry the branch is large and its trace is noise.
+    """
+    return over(TRACES, teacher, lambda record: float(sum(record["traces"][name][1:])))
+
+
+def volume_by_unit(teacher: str, name: str) -> np.ndarray:
+    """Return the mean log singular value of each layer or unit of depth-time, (seeds, units)."""
+    rows = [record["volume"] for record in records_of(SPECTRA, teacher)]
+    layers = [row["layers"][name]["log"] for row in rows if name in row["layers"]]
+    return np.array(layers or [row["flows"][name]["units"] for row in rows if name in row["flows"]])
+
+
+def normality(teacher: str, name: str, measure: str) -> np.ndarray:
+    """Return a measure of non-normality by layer, (seeds, layers)."""
+    return np.array([record["normality"][name][measure] for record in records_of(SPECTRA, teacher)])
+
+
+def fall_over_depth(teacher: str, name: str, measure: str) -> SeedMean:
+    """Return the mean of a measure over the first two layers less that over the last two, over seeds."""
+    return over_seeds([float(row[:2].mean() - row[-2:].mean()) for row in normality(teacher, name, measure)])
+
+
+def adjoint(teacher: str, kept: str, measure: str = "error") -> list[float]:
+    """Return how far the adjoint's gradient, or its `path`, is off, a number for each seed; infinite if it gave up."""
+    return [record["adjoint"][kept][measure] for record in records_of("adjoints", teacher)]
