@@ -72,6 +72,7 @@ def _train(programs) -> None:
 def _run_train(given) -> None:
     from .dynamics.information_flow import flow_jobs
     from .dynamics.perturbations import perturbation_jobs
+    from .dynamics.pretrained_sensitivity import sensitivity_jobs
     from .jobs import run_jobs, run_of
     from .surrogates.sweep import sweep_jobs
     from .teachers.comparisons import comparison_jobs
@@ -89,7 +90,8 @@ def _run_train(given) -> None:
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
         # What is measured of the equations comes after them.
         if run_jobs(calibrated, run, **how):
-            run_jobs([*flow_jobs(run, given.only), *perturbation_jobs(run, given.only)], run, **how)
+            measured = [*flow_jobs(run, given.only), *perturbation_jobs(run, given.only)]
+            run_jobs([*measured, *sensitivity_jobs(given.only)], run, **how)
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def _names(scale: str, only: str = "*") -> list[str]:
     """Return the names of all that `train` makes and that fit."""
     from .dynamics.information_flow import flow_names
     from .dynamics.perturbations import perturbation_names
+    from .dynamics.pretrained_sensitivity import sensitivity_jobs
     from .jobs import run_of
     from .surrogates.sweep import names
     from .teachers.comparisons import NAME, comparison_jobs
@@ -114,7 +117,7 @@ def _names(scale: str, only: str = "*") -> list[str]:
 
     plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
     found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale)]
-    found += [*flow_names(), *perturbation_names()]
+    found += [*flow_names(), *perturbation_names(), *(job.name for job in sensitivity_jobs())]
     return [name for name in found if fits(name, only.split(","))]
 
 
