@@ -87,6 +87,23 @@ def grown(mover: Mover, point: Point, change: Tensor) -> Grown:
     return Grown(torch.stack(rows, 1), moved[-1])
 
 
+def solver_error(mover: Mover, point: Point, examples: int = 8) -> float:
+    """Return how far growth by a solution's fixed steps is from that of its adaptive solution: median, relative.
+
+    Small noise on the first so many examples. The adaptive solver is given an input and its change together, so that
+    it takes the same steps for both.
+    """
+    assert mover.adaptive is not None
+    few = slice(0, examples)
+    padding = None if point.padding is None else point.padding[few]
+    here = Point(point.u[few], padding, mover.run(point.u[few], padding))
+    change = sized(mover, here, drawn_noise(mover, here, 2), SMALL)
+    exact = mover.adaptive(torch.cat([here.u, here.u + change]), None if padding is None else padding.repeat(2, 1))
+    own, moved = exact.split(len(here.u))
+    wanted = length(moved - own, padding) / length(change, padding)
+    return float((grown(mover, here, change).growth[:, -1] / wanted - 1).abs().median())
+
+
 def natural(inputs: Inputs, draws: int, seed: int = 0) -> dict[str, list[Inputs]]:
     """Return natural changes of inputs by kind: of pictures all four shifts, of texts `draws` swaps and replacements.
 

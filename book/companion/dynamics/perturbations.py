@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ..jobs import Job, Run
 from ..paths import sha256
-from ..surrogates.laws import MAIN_BUDGET, TEACHERS
+from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits
-from ..teachers.teacher import Inputs, Teacher, weights_of
+from ..teachers.teacher import Inputs, weights_of
 from . import changes, exponents
 from . import flow_candidates as candidates
 from .changes import GRADIENT, NOISE, SMALL, TOKEN, Point
 from .flow_candidates import AFFINE, LAWS, ONE_STEP, SOLVED
-from .movers import Mover, affine_of, blocks_of, network_of, solution_of
+from .movers import Mover
+from .perturbation_cast import AGAIN, BINDING, NEAREST, OTHERS, REFINED, TEACHER, UNTRAINED, Cast, cast_of
 from .rank_agreement import partial_rank_correlation, rank_correlation
 from .token_influence import STEPS, drawn_targets
 
@@ -25,18 +26,13 @@ PART = "perturbations"
 SEEDS = 3
 # Held-out examples; calibration ones for the look-up table; draws of noise; examples whose exponents are found.
 COUNTS = {"smoke": (8, 8, 2, 1), "book": (64, 256, 3, 4), "full": (512, 1024, 8, 16)}
-TEACHER, AGAIN, UNTRAINED, NEAREST = "teacher", "again", "untrained twin", "nearest inputs"
-OTHERS = ("another seed's teacher", "a third seed's teacher")
-# The equation at half the budget, and the teacher's own architecture learnt anew, one step a layer.
-HALF, RELEARNT = "three laws, half the budget", "own architecture, learnt anew"
-BINDING = {HALF: f"laws-k3-b{MAIN_BUDGET // 2}", RELEARNT: f"laws-blocks-b{MAIN_BUDGET}"}
-# Steps between successive `STEPS` that follow the solved one-step field, which is stiff, most of all on texts.
-REFINED = {"image": 4, "text": 8}
 # What grows at every size, and what at a few.
 FULL = (TEACHER, "three laws", ONE_STEP, OTHERS[0], UNTRAINED, AFFINE)
 FEW = (SMALL, 0.1, 1.0)
 ATTACKS = (0.03, 0.1, 0.3, 1.0)
-NEIGHBOURS, SOLVER_EXAMPLES = 5, 8
+NEIGHBOURS = 5
+# Whose steps are held against an adaptive solver's.
+SOLUTIONS = ("three laws", "one law", SOLVED)
 
 
 @dataclass(frozen=True)
@@ -103,49 +99,6 @@ def _jobs() -> list[Perturbations]:
 
 
 @dataclass(eq=False)
-class Cast:
-    """Everything that is changed: models by name, held-out inputs with their classes, and calibration ones.
-
-    `near` (examples, neighbours) says which calibration inputs are nearest to each held-out one.
-    """
-
-    movers: dict[str, Mover]
-    inputs: Inputs
-    labels: Tensor
-    known: Inputs
-    known_labels: Tensor
-    near: Tensor
-
-
-def cast_of(name: str, others: Sequence[str], count: int, known: int, run: Run | None = None) -> Cast:
-    """Return a teacher's cast: its equations that are there, the teachers of other seeds, and the nulls."""
-    one = candidates.beside(name, count, run)
-    rest = [candidates.beside(other, count, run).teacher for other in others]
-    found = {n: candidates.equation_there(candidates.equation_name(name, f), run) for n, f in BINDING.items()}
-    fields = one.equations | {n: pde for n, pde in found.items() if pde is not None}
-    movers = movers_of(one.teacher, fields, rest) | {AFFINE: affine_of(one.teacher, one.calibration)}
-    heldout, calibration = (one.teacher.inputs(*part) for part in (("heldout", count), ("calibration", known)))
-    near = one.teacher.nearest("heldout", count, known)
-    return Cast(movers, *heldout, *calibration, near)
-
-
-def movers_of(teacher: Teacher, fields: Mapping[str, Any], others: Sequence[Teacher]) -> dict[str, Mover]:
-    """Return a teacher, its fields as they are read, other seeds' teachers and its untrained twin, by name."""
-    found = {TEACHER: blocks_of(teacher)}
-    for name, field in fields.items():
-        if name in (ONE_STEP, RELEARNT):
-            found[name] = network_of(teacher, field)
-        else:
-            found[name] = solution_of(teacher, field)
-    if ONE_STEP in fields:
-        found[SOLVED] = solution_of(teacher, fields[ONE_STEP], REFINED[teacher.name.partition("-")[0]])
-    found |= {name: blocks_of(other) for name, other in zip(OTHERS, others, strict=True)}
-    twin = teacher.untrained()
-    twin.model.requires_grad_(False)
-    return found | {UNTRAINED: blocks_of(twin)}
-
-
-@dataclass(eq=False)
 class Found:
     """What was found of one model: its point of departure, and by kind of change what follows.
 
@@ -187,7 +140,7 @@ def measure(cast: Cast, draws: int, few: int) -> dict[str, Any]:
             "transfer": transfer(cast, found),
             "exponents": exponents.spectra({n: (cast.movers[n], found[n].point) for n in _judged(found)}, few),
             "sphere": {name: exponents.on_the_sphere(cast.movers[name], found[name].point) for name in _judged(found)},
-            "solver": solver_error(cast, own.point),
+            "solver": {n: changes.solver_error(cast.movers[n], own.point) for n in SOLUTIONS if n in cast.movers},
             "sensitivity": {kind: {n: s[kind] for n, s in table.items() if kind in s} for kind in own.sensitivity},
             "known": known | own.began,
         }
@@ -332,29 +285,6 @@ def transfer(cast: Cast, found: Mapping[str, Found]) -> dict[str, list[float]]:
             hits.append(right(mover, point, changes.grown(mover, point, change).last, cast.labels))
         rows[name] = hits
     return rows
-
-
-def solver_error(cast: Cast, point: Point) -> dict[str, float]:
-    """Return by name of a solved field how far growth by fixed steps is from that of an adaptive solution.
-
-    Median over examples, relative. The adaptive solver takes the same steps for an input and its change, which it is
-    given together.
-    """
-    few = slice(0, SOLVER_EXAMPLES)
-    padding = None if point.padding is None else point.padding[few]
-    found = {}
-    for name in ("three laws", "one law", SOLVED):
-        mover = cast.movers.get(name)
-        if mover is not None and mover.adaptive is not None:
-            here = Point(point.u[few], padding, mover.run(point.u[few], padding))
-            change = changes.sized(mover, here, changes.drawn_noise(mover, here, 2), SMALL)
-            steps = changes.grown(mover, here, change).growth[:, -1]
-            both = None if padding is None else padding.repeat(2, 1)
-            exact = mover.adaptive(torch.cat([here.u, here.u + change]), both)
-            own, moved = exact.split(len(here.u))
-            wanted = changes.length(moved - own, padding) / changes.length(change, padding)
-            found[name] = float((steps / wanted - 1).abs().median())
-    return found
 
 
 def rounded(found: Any) -> Any:

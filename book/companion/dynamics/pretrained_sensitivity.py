@@ -30,7 +30,7 @@ TWIN = "twin"
 TOKENS, SIDE = 128, 154
 # Inputs whose Jacobians are measured, those whose noise is followed; tokens whose influence is, and directions of each.
 COUNTS = {"smoke": (1, 1, 2, 2), "book": (2, 4, 8, 4), "full": (8, 16, 16, 8)}
-HOW = {"count": 4, "rounds": 3, "draws": 3}
+HOW: dict[str, Any] = {"count": 4, "rounds": 3, "draws": 3}
 
 
 @dataclass(frozen=True)
