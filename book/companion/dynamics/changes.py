@@ -11,7 +11,7 @@ from .movers import Mover
 
 NOISE, TOKEN, GRADIENT, SHIFT, SWAP, REPLACED = "noise", "token", "gradient", "shift", "swap", "replacement"
 # Relative to the state's root mean square where a change enters; `SMALL` is in the linear regime.
-SIZES, SMALL = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0), 1e-3
+SIZES, SMALL = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0), 1e-3
 
 
 class Grown(NamedTuple):

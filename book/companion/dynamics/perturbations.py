@@ -24,11 +24,14 @@ from .token_influence import STEPS, drawn_targets
 
 PART = "perturbations"
 SEEDS = 3
-# Held-out examples; calibration ones for the look-up table; draws of noise; examples whose exponents are found.
-COUNTS = {"smoke": (8, 8, 2, 1), "book": (64, 256, 3, 4), "full": (512, 1024, 8, 16)}
+# Held-out examples; calibration ones for the look-up table; draws of noise, and those of what is dear; examples whose
+# exponents are found.
+COUNTS = {"smoke": (8, 8, 2, 1, 1), "book": (64, 256, 16, 6, 4), "full": (512, 1024, 32, 16, 16)}
 # What grows at every size, and what at a few.
 FULL = (TEACHER, "three laws", ONE_STEP, OTHERS[0], UNTRAINED, AFFINE)
-FEW = (SMALL, 0.1, 1.0)
+FEW = (SMALL, 0.1)
+# Draws of natural changes, and of noise on what is dear and decides nothing.
+NATURAL, LEAST = 3, 3
 ATTACKS = (0.03, 0.1, 0.3, 1.0)
 NEIGHBOURS = 5
 # Whose steps are held against an adaptive solver's.
@@ -73,8 +76,8 @@ class Perturbations(Job):
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found (`measure`); each example's sensitivity of the first seed alone."""
-        count, known, draws, few = COUNTS[run.scale]
-        found = measure(cast_of(self.teacher, self.others, count, known, run), draws, few)
+        count, known, draws, dear, few = COUNTS[run.scale]
+        found = measure(cast_of(self.teacher, self.others, count, known, run), draws, dear, few)
         return found if self.teacher.endswith("0") else found | {"sensitivity": {}, "known": {}}
 
 
@@ -113,7 +116,7 @@ class Found:
     attack: Tensor
 
 
-def measure(cast: Cast, draws: int, few: int) -> dict[str, Any]:
+def measure(cast: Cast, draws: int, dear: int, few: int) -> dict[str, Any]:
     """Return how changes of the input grow in a teacher and in what stands beside it.
 
     `growth`: by kind and name, `Found.curves`; `ranks`: by kind and name the rank correlation of sensitivities with
@@ -121,7 +124,7 @@ def measure(cast: Cast, draws: int, few: int) -> dict[str, Any]:
     on unchanged inputs by name; `transfer`: the teacher's accuracy at `ATTACKS` along each model's own direction;
     `exponents` and `sphere` (`exponents`); `solver`: how far fixed steps are from an adaptive solution.
     """
-    found = {name: measured(cast, name, draws) for name in cast.movers}
+    found = {name: measured(cast, name, draws_for(cast.movers[name], name, draws, dear)) for name in cast.movers}
     own, token = found[TEACHER], one_token(cast.movers[TEACHER], cast.inputs)
     logits = cast.movers[TEACHER].logits(own.point.states[-1], own.point.padding)
     top = logits.topk(2, -1).values
@@ -148,7 +151,14 @@ def measure(cast: Cast, draws: int, few: int) -> dict[str, Any]:
 
 
 def _judged(found: Mapping[str, Any]) -> list[str]:
-    return [name for name in found if name not in (*BINDING, OTHERS[1])]
+    return [name for name in found if name not in (*BINDING, OTHERS[1], SOLVED)]
+
+
+def draws_for(mover: Mover, name: str, draws: int, dear: int) -> int:
+    """Return how many draws of noise a model's sensitivity is the mean over: fewer where each solves an equation."""
+    if mover.adaptive is None:
+        return draws
+    return dear if name in FULL else min(dear, LEAST)
 
 
 def one_token(mover: Mover, inputs: Inputs) -> Tensor:
@@ -173,7 +183,7 @@ def measured(cast: Cast, name: str, draws: int, which: str = "held-out") -> Foun
     }
     sensitivity, began = noisy(mover, point, f"{name}, {which}", draws, token)
     sensitivity[GRADIENT], began[GRADIENT] = curves[GRADIENT].pop("each"), began[NOISE]
-    for kind, changed in changes.natural(inputs, draws).items():
+    for kind, changed in changes.natural(inputs, min(draws, NATURAL)).items():
         sensitivity[kind], began[kind], curves[kind] = naturally(mover, point, changed, labels)
     for kind in (NOISE, TOKEN):
         curves.get(kind, {}).pop("each", None)
