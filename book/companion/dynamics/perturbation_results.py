@@ -166,6 +166,12 @@ def standing(teacher: str, kind: str) -> Standing:
     )
 
 
+def best_null(teacher: str, kind: str) -> SeedMean:
+    """Return the partial rank correlation of the best of other seeds' teachers and nulls, seed by seed."""
+    kind = kind_of(teacher, kind)
+    return over(teacher, lambda found: max(found["ranks"][kind][name]["partial"] for name in NULLS))
+
+
 def one_step(teacher: str) -> SeedMean:
     """Return the smallest margin over kinds of change of the one-step field, over the seeds that have it."""
     found = []
