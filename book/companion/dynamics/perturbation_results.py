@@ -210,3 +210,22 @@ def pretrained(model: str, *, trained: bool = True) -> dict[str, Any]:
     """Return what was found of a pretrained model, or of its twin of random weights."""
     name = model if trained else f"{model}-{pretrained_sensitivity.TWIN}"
     return committed()[pretrained_sensitivity.PART][name]
+
+
+def pretrained_numbers(model: str, *, trained: bool = True) -> dict[str, float]:
+    """Return seven numbers of a pretrained model, or of its twin, as the page's table has them.
+
+    The leading `exponent` a layer; noise's growth to the last depth `relative` to the state, the median `token`'s, and
+    `absolute`; `asymmetry` of layers' branches and `coupling` of successive layers over chance, means over layers;
+    `influence`, its rank correlation with rollout given distance.
+    """
+    found = pretrained(model, trained=trained)
+    return {
+        "exponent": found["exponents"][0],
+        "relative": found["growth"]["relative"][-1],
+        "token": found["growth"]["token"][-1],
+        "asymmetry": float(np.mean(found["asymmetry"])),
+        "coupling": float(np.mean(found["coupling"])) / found["chance"],
+        "influence": found["influence"]["rank"],
+        "absolute": found["growth"]["absolute"][-1],
+    }

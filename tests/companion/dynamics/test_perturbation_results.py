@@ -110,3 +110,17 @@ def test_all_that_the_claim_reads_is_recorded(monkeypatch):
     claim = next(claim for claim in register() if claim.name == "C5")
     assert set(claim.read) == set(known) and len(CHANGES) == 4
     assert known["perturbations.c5.token.text"].mean == pytest.approx(0.0)
+
+
+def test_a_pretrained_models_numbers_are_at_the_end_and_means_over_layers(monkeypatch):
+    about = {
+        "exponents": [0.5, 0.1],
+        "growth": {"relative": [1, 0.5], "token": [1, 0.25], "absolute": [1, 9.0]},
+        "asymmetry": [0.2, 0.4],
+        "coupling": [0.01, 0.03],
+        "chance": 0.001,
+        "influence": {"rank": 0.75},
+    }
+    monkeypatch.setattr(results, "committed", lambda: {"sensitivity": {"MiniLM-twin": about}})
+    found = results.pretrained_numbers("MiniLM", trained=False)
+    assert list(found.values()) == pytest.approx([0.5, 0.5, 0.25, 0.3, 20.0, 0.75, 9.0])
