@@ -19,7 +19,7 @@ from .token_influence import STEPS
 
 # (state, padding, depth where it enters) -> the states at whole depths from there to the last
 States = Callable[[Tensor, Tensor | None, int], tuple[Tensor, ...]]
-AT_ONCE = 32
+AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
