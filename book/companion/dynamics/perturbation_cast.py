@@ -59,7 +59,7 @@ def movers_of(teacher: Teacher, fields: Mapping[str, Any], others: Sequence[Teac
             found[name] = solution_of(teacher, field)
     if ONE_STEP in fields:
         found[SOLVED] = solution_of(teacher, fields[ONE_STEP], REFINED[teacher.name.partition("-")[0]])
-    found |= {name: blocks_of(other) for name, other in zip(OTHERS, others, strict=True)}
+    found |= {name: blocks_of(other) for name, other in zip(OTHERS, others, strict=False)}
     twin = teacher.untrained()
     twin.model.requires_grad_(False)
     return found | {UNTRAINED: blocks_of(twin)}

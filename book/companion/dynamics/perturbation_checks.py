@@ -1,5 +1,7 @@
 """Small things that the page on perturbations proves, and then shows: a Jacobian that fits on it, another formula."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import spearmanr
@@ -12,9 +14,22 @@ from . import perturbation_results as results
 
 def small_map(end: int | None = None) -> FlowMap:
     """Return the map of a random Transformer of four tokens and two layers on a random picture, 32 entries a state."""
-    model = Transformer(Configuration(width=8, heads=2, layers=2, patch=14), seed=0).requires_grad_(False)
-    picture = torch.randint(0, 255, (1, 28, 28), generator=torch.Generator().manual_seed(0))
-    return flow_map(model, picture.to(torch.uint8), 0, end)
+    return flow_map(_small(), _picture(), 0, end)
+
+
+def half_layer() -> FlowMap:
+    """Return the attention half of its first layer, `u + attention(norm(u))`, at the same embedding."""
+    model = _small()
+    block: Any = model.blocks[0]
+    return FlowMap(lambda u: u + block.attention(block.norm_attention(u), None), model.embedding(_picture()))
+
+
+def _small() -> Transformer:
+    return Transformer(Configuration(width=8, heads=2, layers=2, patch=14), seed=0).requires_grad_(False)
+
+
+def _picture() -> torch.Tensor:
+    return torch.randint(0, 255, (1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
 def rank_matrix(teacher: str, kind: str) -> tuple[np.ndarray, float]:

@@ -15,7 +15,7 @@ from ..seeds import SeedMean, over_seeds, record_mean
 from ..surrogates.crossing import gained
 from ..surrogates.laws import MAIN_BUDGET
 from . import perturbations, pretrained_sensitivity
-from .changes import GRADIENT, NOISE, SHIFT, SMALL, SWAP, TOKEN
+from .changes import GRADIENT, NOISE, SHIFT, SWAP, TOKEN
 from .flow_candidates import AFFINE, ONE_STEP
 from .perturbation_cast import HALF, NEAREST, OTHERS, RELEARNT, UNTRAINED
 
@@ -89,14 +89,17 @@ def by_size(teacher: str, kind: str, name: str, measure: str = "by size") -> tup
 
 
 def linear_up_to(teacher: str, kind: str, name: str, tolerance: float = 0.05) -> float:
-    """Return the largest size, of any seed the smallest, up to which growth is that of small changes within 5 %."""
+    """Return the largest size, of any seed the smallest, up to which growth is that of small changes within 5 %; 0: none."""
     best = []
     for one in records_of(teacher):
         about = one["growth"][kind].get(name)
         if about is not None:
-            pairs = [pair for pair in zip(about["sizes"], about["ratio"], strict=True) if pair[0] >= SMALL]
-            far = next((place for place, (_, ratio) in enumerate(pairs) if abs(ratio - 1) > tolerance), len(pairs))
-            best.append(pairs[far - 1][0])
+            good = 0.0
+            for size, ratio in zip(about["sizes"], about["ratio"], strict=True):
+                if abs(ratio - 1) > tolerance:
+                    break
+                good = size
+            best.append(good)
     return min(best)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..seeds import SeedMean
 from .information_flow import LOOKS as FLOW_LOOKS
@@ -31,7 +32,7 @@ def by_size(axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], log
             _line(axes, *curves[name], look, name == "teacher")
     axes.set_xscale("log")
     if logarithmic:
-        axes.set_yscale("log")
+        _plain_log(axes)
     axes.tick_params(labelsize=8)
 
 
@@ -41,8 +42,17 @@ def by_depth(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         if name in curves:
             _line(axes, np.arange(curves[name].shape[1]), curves[name], look, name == "teacher")
     axes.axhline(1, color="0.6", linewidth=1, linestyle="--", label="identity")
-    axes.set_yscale("log")
+    _plain_log(axes)
     axes.tick_params(labelsize=8)
+
+
+def _plain_log(axes: Axes) -> None:
+    """Make the upright axis logarithmic, with plain numbers at 1, 2 and 5 of each decade, or at 1 alone over many."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 60 else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _line(axes: Axes, x: np.ndarray, values: np.ndarray, look: Mapping[str, Any], below: bool) -> None:
@@ -54,7 +64,7 @@ def _line(axes: Axes, x: np.ndarray, values: np.ndarray, look: Mapping[str, Any]
 def ranks(axes: Axes, found: Mapping[str, Mapping[str, SeedMean]], names: Mapping[str, str]) -> None:
     """Draw rank correlations: a row for each kind of change, a dot for each name with its interval over seeds.
 
-    `found` by kind and then by name (as in `LOOKS`); `names` are the kinds' labels. A small dot is one seed.
+    `found` by kind and then by name (as in `LOOKS`); `names` are the kinds' labels. Diamonds are of one seed; what is solved from it is hollow.
     """
     drawn = [name for name in LOOKS if any(name in row for row in found.values())]
     for row, each in enumerate(found.values()):
@@ -64,7 +74,9 @@ def ranks(axes: Axes, found: Mapping[str, Mapping[str, SeedMean]], names: Mappin
             height, colour = row + 0.7 * ((place + 0.5) / len(drawn) - 0.5), LOOKS[name]["color"]
             label, several = LOOKS[name]["label"] if row == 0 else None, each[name].interval is not None
             marker = "o" if several else "d"
-            axes.plot(each[name].mean, height, marker, color=colour, markersize=4.5, label=label, zorder=3)
+            inside = "none" if name.endswith("solved") else colour
+            shown: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markersize": 4.5, "linestyle": "none"}
+            axes.plot(each[name].mean, height, marker=marker, label=label, zorder=3, **shown)
             if each[name].interval is not None:
                 axes.hlines(height, *each[name].interval, color=colour, linewidth=1.2, zorder=2)
     axes.axvline(0, color="0.4", linewidth=0.8)
@@ -108,11 +120,13 @@ def layer_values(axes: Axes, trained: Mapping[str, Any], twin: Mapping[str, Any]
         places = np.arange(1, len(values) + 1)
         axes.plot(places, values[:, 0], ".-", color=colour, linewidth=1.5, markersize=4, label=f"{label}, largest")
         axes.plot(places, values[:, -1], color=colour, linewidth=0.9, linestyle="--", label=f"{label}, fourth")
-    axes.set_yscale("log")
+    _plain_log(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
 
 
 def shared_legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    """Put one panel's legend below all panels."""
+    """Put one panel's legend below all panels, and draw them with fewer dots: many lines make a large file."""
+    figure.set_dpi(120)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)

@@ -28,3 +28,10 @@ def test_rank_correlations_are_of_the_first_seeds_examples(monkeypatch):
     matrix, stored = checks.rank_matrix("image-patch4", "natural")
     assert stored == 0.5 and matrix.shape == (5, 5)
     assert matrix[0, 4] == pytest.approx(spearmanr(rows[0], rows[4]).statistic)
+
+
+def test_half_a_layer_is_the_first_half_of_the_small_map():
+    half, whole = checks.half_layer(), checks.small_map(1)
+    torch.testing.assert_close(half.point, whole.point)
+    block = checks._small().blocks[0]
+    torch.testing.assert_close(half.value + block.mlp(block.norm_mlp(half.value)), whole.value)
