@@ -89,7 +89,7 @@ def by_size(teacher: str, kind: str, name: str, measure: str = "by size") -> tup
 
 
 def linear_up_to(teacher: str, kind: str, name: str, tolerance: float = 0.05) -> float:
-    """Return the largest size, of any seed the smallest, up to which growth is that of small ones within 5 %; 0: none."""
+    """Return the largest size, of any seed the smallest, up to which growth is that of small changes; 0: none."""
     best = []
     for one in records_of(teacher):
         about = one["growth"][kind].get(name)

@@ -64,8 +64,8 @@ def _line(axes: Axes, x: np.ndarray, values: np.ndarray, look: Mapping[str, Any]
 def ranks(axes: Axes, found: Mapping[str, Mapping[str, SeedMean]], names: Mapping[str, str]) -> None:
     """Draw rank correlations: a row for each kind of change, a dot for each name with its interval over seeds.
 
-    `found` by kind and then by name (as in `LOOKS`); `names` are the kinds' labels. Diamonds are of one seed; what is solved from
-    it is hollow.
+    `found` by kind and then by name (as in `LOOKS`); `names` are the kinds' labels. Diamonds are of one seed; what is
+    solved from it is hollow.
     """
     drawn = [name for name in LOOKS if any(name in row for row in found.values())]
     for row, each in enumerate(found.values()):
