@@ -9,6 +9,8 @@ from .verdicts import Claim
 COSINE, R2, SURVIVES, EQUIVALENT = 0.98, 0.9, 0.95, 0.01
 # By how much an equation has to be closer to its own Transformer than every other seed's and every null.
 MARGIN = 0.0
+# Kinds of changes of an input, as the records name them.
+CHANGES = {"random noise": "noise", "one token": "token", "adversarial": "gradient", "natural": "natural"}
 
 
 def _of(key: str) -> dict[str, str]:
@@ -71,7 +73,19 @@ _REGISTER = (
     Claim(
         "C5",
         "The PDE is as sensitive to perturbations as the Transformer.",
-        "Growth curves, finite-time Lyapunov exponents, rank correlation per example.",
+        "Growth of a change of the input up to the last depth, held-out example by example: Spearman's rank "
+        "correlation with the Transformer's own, partial on the input's norm, the Transformer's margin and the size of "
+        "the change, of the converged solution of three laws, less that of the best of every other seed's Transformer "
+        "and every null (untrained, affine, nearest inputs), in each seed. Skill is the share of that best one's "
+        "shortfall from 1 that is made up. Natural changes: a picture moved by a pixel, two neighbouring pieces of a "
+        "text exchanged. Mean growth, exponents and robust accuracy decide nothing.",
+        bar=MARGIN,
+        readings={name: _of(f"perturbations.c5.{kind}") for name, kind in CHANGES.items()},
+        null_keys={
+            **{f"{name}, the best null": _of(f"perturbations.c5.{kind}.null") for name, kind in CHANGES.items()},
+            "the worst kind, one step a layer": _of("perturbations.c5.one-step"),
+        },
+        budget=True,
     ),
     Claim(
         "C6",
