@@ -70,6 +70,7 @@ def _train(programs) -> None:
 
 
 def _run_train(given) -> None:
+    from .bottleneck.planes import bottleneck_jobs
     from .dynamics.information_flow import flow_jobs
     from .jobs import run_jobs, run_of
     from .surrogates.sweep import sweep_jobs
@@ -87,8 +88,10 @@ def _run_train(given) -> None:
         beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
         # What is measured of the equations comes after them.
-        if run_jobs(calibrated, run, **how) and (measured := flow_jobs(run, given.only)):
-            run_jobs(measured, run, **how)
+        if run_jobs(calibrated, run, **how):
+            measured = [*flow_jobs(run, given.only), *bottleneck_jobs(run, given.only)]
+            if measured:
+                run_jobs(measured, run, **how)
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 def _names(scale: str, only: str = "*") -> list[str]:
     """Return the names of all that `train` makes and that fit."""
+    from .bottleneck.planes import bottleneck_names
     from .dynamics.information_flow import flow_names
     from .jobs import run_of
     from .surrogates.sweep import names
@@ -111,7 +115,8 @@ def _names(scale: str, only: str = "*") -> list[str]:
     from .teachers.stacking_cost import STACKING
 
     plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
-    found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale), *flow_names()]
+    found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale)]
+    found += [*flow_names(), *bottleneck_names(scale)]
     return [name for name in found if fits(name, only.split(","))]
 
 
