@@ -28,8 +28,8 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
     `data/training.json`, what is known of every calibrated equation to `data/ladder.json` and `data/laws.json`, whether
     their weights are copied or not, what was found of their dynamics to `data/dynamics.json`, and of what their states
-    tell of input and label to `data/bottleneck.json`. Raises `DataError` where there are no weights, where they or the tokeniser are not those that their records are of, or where results of
-    a larger scale would be replaced.
+    tell of input and label to `data/bottleneck.json`. Raises `DataError` where there are no weights, where they or the
+    tokeniser are not those that their records are of, or where results of a larger scale would be replaced.
     """
     run = run_of(scale, "cpu")
     folder, data = run.folder, root() / "data"

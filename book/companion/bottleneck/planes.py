@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pdelens.flow import Flow
+from pdelens.models import Transformer
 
 from ..jobs import Job, Run
 from ..paths import root, sha256
@@ -188,11 +189,13 @@ class Equation(Job):
         teacher, path = cached_teacher(self.teacher, run), law_there(self.law, run)
         assert path is not None
         equation = files.load(self.law, run if path.parent == run.folder else None)[0].requires_grad_(False)
-        sample = subjects.held_out(teacher.model.configuration, count, run.folder)
-        flow = subjects.flow_at(teacher.model, sample)
+        model, twin = teacher.model, teacher.untrained().model
+        assert isinstance(model, Transformer) and isinstance(twin, Transformer)
+        sample = subjects.held_out(model.configuration, count, run.folder)
+        flow = subjects.flow_at(model, sample)
         found = {
             "teacher": Layers(flow, sample, inputs).whole(),
-            "untrained": Layers(subjects.flow_at(teacher.untrained().model, sample), sample, inputs).whole(),
+            "untrained": Layers(subjects.flow_at(twin, sample), sample, inputs).whole(),
             "three laws": Layers(subjects.solved(equation, flow), sample, inputs).whole(),
         }
         error = subjects.solver_error(equation, flow, FEW, **CONVERGED)
