@@ -126,6 +126,8 @@ def test_what_reads_teachers_waits_for_them(handed, monkeypatch):
 def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     job = SimpleNamespace(name="dynamics-flow-one")
     monkeypatch.setattr("companion.dynamics.information_flow.flow_jobs", lambda run, only: [job] * (only != "stacking"))
+    planes = [SimpleNamespace(name="bottleneck-plane-one")]
+    monkeypatch.setattr("companion.bottleneck.planes.bottleneck_jobs", lambda run, only: planes * (only == "baselines"))
     whole = [True, False, *[True] * 8]
     monkeypatch.setattr(
         jobs, "run_jobs", lambda todo, run, **how: made.append([one.name for one in todo]) or whole.pop(0)
@@ -135,7 +137,7 @@ def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     assert len(made) == 2, "the second part was not whole"
     made.clear()
     __main__.main(["train", "--scale", "smoke", "--only", "baselines"])
-    assert made[2:] == [["dynamics-flow-one"]]
+    assert made[2:] == [["dynamics-flow-one", "bottleneck-plane-one"]]
     made.clear()
     __main__.main(["train", "--scale", "smoke", "--only", "dynamics-flow-*"])
     assert [name for names in made for name in names] == ["dynamics-flow-one"]

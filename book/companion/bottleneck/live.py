@@ -29,8 +29,13 @@ class Swept:
     """
 
     flows: dict[str, Flow]
-    inputs: int
+    labels: Tensor
     levels: Sequence[float]
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs there are."""
+        return len(self.labels)
 
     @cached_property
     def pooled(self) -> dict[str, list[Tensor]]:
@@ -57,6 +62,12 @@ class Swept:
         """Numbers in a mean over tokens."""
         return self.pooled[TRAINED][0].shape[1]
 
+    @property
+    def numbers(self) -> float:
+        """Numbers in all real tokens of an input, on average."""
+        flow = self.flows[TRAINED]
+        return float(flow.mask.sum()) / self.inputs * self.width
+
     @cached_property
     def _measured(self) -> dict[str, tuple[np.ndarray, float]]:
         found = {}
@@ -77,7 +88,7 @@ def swept(teacher: str, count: int) -> Swept:
     sample = Sample(given, labels, torch.arange(len(labels)))
     models = {TRAINED: one.model, UNTRAINED: one.untrained().model}
     flows = {name: flow_at(model, sample) for name, model in models.items() if isinstance(model, Transformer)}
-    return Swept(flows, len(labels), measures.POOLED)
+    return Swept(flows, labels, measures.POOLED)
 
 
 def bound(width: int, noise: np.ndarray | float) -> np.ndarray:

@@ -113,9 +113,10 @@ class Plane(Job):
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found, by moment (steps as text) and depth; see `Layers` for what is measured.
 
-        `moments`: all of `Layers.whole` at the first and last, else `Layers.shape`; of a twin with its labels also the
-        usable information at depth 1 and the last. The first moment of a random-label twin is that of the trained one
-        with its seed, and not measured again. `counts`: half-noise at both depths by the number of inputs.
+        `moments`: all of `Layers.whole` at the first moment and at the last; between them `Layers.shape`, and usable
+        information at the last depth. Of other activations the label is asked for at the last moment alone. `linear`
+        is that moment's last depth by a linear probe. A random-label twin's first moment is that of the trained teacher
+        with its seed, and not measured again. `counts`: half-noise at depth 1 and the last by the number of inputs.
         """
         inputs, count, _, counts = SIZES[run.scale]
         recipe, labelled = self.recipe, self.recipe.variant in (TRAINED, RANDOM)
@@ -130,8 +131,8 @@ class Plane(Job):
             last, between = step == recipe.steps, 0 < step < recipe.steps
             rows[str(step)] = own.whole() if last or (step == 0 and labelled) else own.shape()
             if between and labelled:
-                rows[str(step)] |= {f"{FAMILY}, ends": own.usable(ends)}
-        rows[str(recipe.steps)]["linear"] = own.usable(range(len(own.pooled)), "linear")
+                rows[str(step)] |= {f"{FAMILY}, last": own.usable(ends[-1:])}
+        rows[str(recipe.steps)]["linear"] = own.usable(ends[-1:], "linear")
         return {
             "examples": len(sample.labels),
             "inputs": inputs,

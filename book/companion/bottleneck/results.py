@@ -17,6 +17,7 @@ RECORDS = "bottleneck.json"
 READINGS = ("depth", "training")
 # Beside a trained teacher and its variants: before the first step, and a random-label twin on what it learnt by heart.
 UNTRAINED, MEMORISED = "untrained", "memorised"
+TOKENS = "half, tokens"
 Row = Mapping[str, Any]
 
 
@@ -80,6 +81,17 @@ def measured(family: str, subject: str, reading: str, measure: str) -> SeedMean:
     return over_seeds([getattr(each, measure) for each in compression(family, subject, reading).values()])
 
 
+def fallen(family: str, subject: str, measure: str, part: str = PLANE, between: tuple[int, int] = (1, -1)) -> SeedMean:
+    """Return how far a measure falls between two depths at the last moment, over the seeds that have it.
+
+    `TOKENS` is ln of the half-noise of all tokens' numbers. With `part` `EQUATION` the subject is a main teacher, its
+    untrained twin or its equation.
+    """
+    rows = row_values(family, subject, measure) if part == PLANE else beside(family, subject, measure)
+    start, end = between
+    return over_seeds((rows[:, start] - rows[:, end]).tolist() if len(rows) else [])
+
+
 def beyond(own: Compression, twin: Compression) -> float:
     """Return what the measure that shows least of it has beyond the twin's compression, and beyond none.
 
@@ -99,7 +111,7 @@ def usable_over(rows: Mapping[int, Row], reading: str) -> list[float]:
     """Return usable information about the label by depth at the last moment, or by moment at the last depth."""
     if reading == "depth":
         return list(rows[max(rows)][FAMILY])
-    return [row[FAMILY][-1] if FAMILY in row else row[f"{FAMILY}, ends"][-1] for row in rows.values()]
+    return [row[FAMILY][-1] if FAMILY in row else row[f"{FAMILY}, last"][-1] for row in rows.values()]
 
 
 def kept(family: str, reading: str) -> SeedMean:
@@ -124,6 +136,12 @@ def ends(family: str, subject: str, depth: int) -> SeedMean:
 def row_values(family: str, subject: str, measure: str) -> np.ndarray:
     """Return a measure by depth at the last moment, (seeds, depths); only of seeds that have it."""
     rows = [rows[max(rows)] for rows in moments(family, subject).values()]
+    return _values(rows, measure)
+
+
+def _values(rows: Sequence[Row], measure: str) -> np.ndarray:
+    if measure == TOKENS:
+        return np.log([row["curves"][measure] for row in rows if "curves" in row])
     return np.array([row[measure] for row in rows if measure in row])
 
 
@@ -139,13 +157,7 @@ def path(family: str, subject: str, measure: str) -> tuple[list[int], np.ndarray
 
 def beside(teacher: str, subject: str, measure: str) -> np.ndarray:
     """Return a measure by depth of a main teacher, its untrained twin or its equation, (seeds, depths)."""
-    return np.array([record["subjects"][subject][measure] for record in by_seed(teacher, part=EQUATION).values()])
-
-
-def fallen(teacher: str, subject: str, measure: str) -> SeedMean:
-    """Return a main teacher's or its equation's compression from depth 1 to the last, over seeds."""
-    rows = beside(teacher, subject, measure)
-    return over_seeds((rows[:, 1] - rows[:, -1]).tolist() if len(rows) else [])
+    return _values([record["subjects"][subject] for record in by_seed(teacher, part=EQUATION).values()], measure)
 
 
 def gap(teacher: str, measure: str) -> SeedMean:
@@ -159,6 +171,11 @@ def by_inputs(family: str, subject: str) -> tuple[list[int], np.ndarray]:
     found = [record["counts"] for record in by_seed(family, subject).values()]
     counts = [int(count) for count in found[0]] if found else []
     return counts, np.array([[np.log(row[str(n)][0] / row[str(n)][1]) for n in counts] for row in found])
+
+
+def ceiling(family: str) -> float:
+    """Return the entropy of the labels of a family's held-out inputs, in nats; 0 without a record."""
+    return next((record["ceiling"] for record in by_seed(family).values()), 0.0)
 
 
 def rises(teachers: Sequence[str], level: int, kind: str = "pooled") -> list[float]:

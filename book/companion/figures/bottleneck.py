@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .base import sequence
 
@@ -23,6 +24,13 @@ LOOKS: dict[str, dict[str, Any]] = {
     "tanh": {"color": "#029e73", "marker": "v", "linewidth": 1.2, "linestyle": "-.", "label": "trained, tanh"},
     "teacher": {"color": "black", "marker": "o", "linewidth": 2.4, "label": "Transformer"},
     "three laws": {"color": "#0173b2", "marker": "s", "linewidth": 1.4, "label": "equation (three laws), solved"},
+}
+MODELS = ("teacher", "three laws", "untrained")
+MEASURES = {
+    "noise": "ln half-noise",
+    "entropy": "matrix entropy",
+    "scatter": "ln scatter within / 2",
+    "usable": "usable I(T;Y), nats",
 }
 _GRID = "0.35"
 
@@ -90,6 +98,16 @@ def plane(axes: Axes, paths: Mapping[str, tuple[np.ndarray, np.ndarray]], ceilin
     axes.axhline(ceiling, color=_GRID, linestyle="--", linewidth=1)
     axes.set_ylim(-0.06 * ceiling, 1.08 * ceiling)
     axes.tick_params(labelsize=8)
+
+
+def plane_legend(figure: Figure, axes: np.ndarray) -> None:
+    """Add one legend below the panels (rows, columns) of planes, and name their horizontal axes."""
+    for panel in axes[-1]:
+        panel.set_xlabel("half-noise", fontsize=9)
+    known = {
+        name: handle for panel in axes.flat for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3, fontsize=8)
 
 
 def by_inputs(axes: Axes, curves: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> None:

@@ -47,7 +47,7 @@ def test_what_is_predicted_is_there_where_classes_lie_apart_and_a_bound_elsewher
 def test_trained_and_untrained_are_swept_on_the_same_inputs(monkeypatch):
     monkeypatch.setattr(live, "cached_teacher", lambda name: teacher(0))
     found = live.swept("image-tiny-seed0", 12)
-    assert found.inputs == 12 and found.width == 4 and found.ceiling == math.log(12)
+    assert found.inputs == 12 and found.width == 4 and found.numbers == 16 and found.ceiling == math.log(12)
     assert set(found.curves) == {
         f"{name}, {kind}" for name in ("trained", "untrained") for kind in ("pooled", "tokens")
     }

@@ -10,14 +10,15 @@ from companion.bottleneck.measures import Compression
 from companion.bottleneck.planes import EQUATION, FAMILY, PLANE, RANDOM, TRAINED
 
 
-def row(noise, entropy, scatter, usable=None, ends=None):
+def row(noise, entropy, scatter, usable=None, last=None):
     found = {"noise": noise, "entropy": entropy, "scatter": scatter}
-    return found | ({FAMILY: usable} if usable else {}) | ({f"{FAMILY}, ends": ends} if ends else {})
+    return found | ({FAMILY: usable} if usable else {}) | ({f"{FAMILY}, last": last} if last else {})
 
 
 FIRST = row([1.0, 1.0, 1.2], [2.0, 2.0, 2.0], [-0.1, -0.1, -0.2], [0.2, 0.3, 0.3])
-MIDDLE = row([1.0, 1.0, 1.0], [2.0, 2.0, 1.9], [-0.1, -0.2, -0.4], ends=[0.4, 0.9])
+MIDDLE = row([1.0, 1.0, 1.0], [2.0, 2.0, 1.9], [-0.1, -0.2, -0.4], last=[0.9])
 LAST = row([1.0, 0.9, 0.5], [2.0, 1.8, 1.5], [-0.1, -0.3, -0.9], [0.2, 0.5, 0.8])
+LAST["curves"] = {"half, tokens": [9.0, 8.0, 2.0]}
 TWIN = row([1.0, 0.9, 0.8], [2.0, 1.8, 1.9], [-0.1, -0.2, -0.3], [0.2, 0.2, 0.1])
 LEARNT = {
     "0": row([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]),
@@ -28,7 +29,11 @@ LEARNT = {
 @pytest.fixture
 def known(monkeypatch):
     planes = {
-        "a-seed0": {"moments": {"9": LAST, "0": FIRST, "4": MIDDLE}, "counts": {"8": [2.0, 1.0], "16": [3.0, 1.0]}},
+        "a-seed0": {
+            "moments": {"9": LAST, "0": FIRST, "4": MIDDLE},
+            "counts": {"8": [2.0, 1.0], "16": [3.0, 1.0]},
+            "ceiling": 1.5,
+        },
         "a-seed1": {
             "moments": {"9": MIDDLE | {FAMILY: [0.2, 0.4, 0.9]}, "0": FIRST},
             "counts": {"8": [1, 1], "16": [1, 1]},
@@ -97,6 +102,10 @@ def test_nothing_is_kept_where_nothing_goes_beyond_the_twin(known, monkeypatch):
 def test_paths_for_figures(known):
     assert results.row_values("a", TRAINED, "noise").tolist() == [LAST["noise"], MIDDLE["noise"]]
     assert results.row_values("a", "relu", "noise").shape == (0,)
+    assert results.fallen("a", TRAINED, "noise").seeds == pytest.approx((0.4, 0.0))
+    assert results.fallen("a", TRAINED, "noise", between=(0, 1)).seeds == pytest.approx((0.1, 0.0))
+    assert results.ceiling("a") == 1.5 and results.ceiling("z") == 0
+    assert results.fallen("a", TRAINED, results.TOKENS).seeds == pytest.approx((np.log(4),)), "one seed has it"
     steps, values = results.path("a", RANDOM, "noise")
     assert steps == [0, 9] and values.tolist() == [[1.2, 0.8]]
     assert results.path("a", RANDOM, FAMILY)[1].tolist() == [[0.3, 0.1]]
@@ -107,12 +116,12 @@ def test_paths_for_figures(known):
 
 
 def test_equations_lie_beside_their_teacher(known):
-    assert results.fallen("m", "teacher", "noise").seeds == pytest.approx((0.4, 0.4))
+    assert results.fallen("m", "teacher", "noise", EQUATION).seeds == pytest.approx((0.4, 0.4))
     assert results.gap("m", "noise").mean == pytest.approx(0.5)
     assert results.gap("m", "scatter").mean == pytest.approx(0.5)
     assert (
         results.beside("m", "three laws", "noise").shape == (2, 3)
-        and results.fallen("z", "teacher", "noise").seeds == ()
+        and results.fallen("z", "teacher", "noise", EQUATION).seeds == ()
     )
     assert results.rises(["m"], 0) == [-1, 3, -1, 3] and results.rises(["m"], 1) == [0.5, 0, 0.5, 0]
 
