@@ -173,6 +173,17 @@ def by_inputs(family: str, subject: str) -> tuple[list[int], np.ndarray]:
     return counts, np.array([[np.log(row[str(n)][0] / row[str(n)][1]) for n in counts] for row in found])
 
 
+def since_highest(family: str, subject: str, measure: str) -> SeedMean:
+    """Return how far a measure of the last depth falls from its highest moment of training to the end, over seeds."""
+    _, values = path(family, subject, measure)
+    return over_seeds((values.max(1) - values[:, -1]).tolist() if len(values) else [])
+
+
+def inputs(family: str) -> int:
+    """Return how many equally likely inputs a family's noise was measured on; 1 without a record."""
+    return next((record["inputs"] for record in by_seed(family).values()), 1)
+
+
 def ceiling(family: str) -> float:
     """Return the entropy of the labels of a family's held-out inputs, in nats; 0 without a record."""
     return next((record["ceiling"] for record in by_seed(family).values()), 0.0)

@@ -58,13 +58,14 @@ def swept(
 def over_depth(axes: Axes, curves: Mapping[str, np.ndarray], top: float | None = None) -> None:
     """Draw a measure over depth, (seeds, depths) for each name of `LOOKS`: means, with the range over seeds as a band.
 
-    `top`, where given, is a dashed ceiling.
+    `top`, where given, is a dashed ceiling, and the axis then begins at 0.
     """
     for name, values in curves.items():
         if len(values):
             _banded(axes, np.arange(values.shape[1]), values, LOOKS[name])
     if top is not None:
         axes.axhline(top, color=_GRID, linestyle="--", linewidth=1)
+        axes.set_ylim(0, 1.1 * top)
     axes.tick_params(labelsize=8)
 
 

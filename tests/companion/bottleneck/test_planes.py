@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from companion.bottleneck.planes import FAMILY, Equation, Plane
 from companion.jobs import Run
 from companion.teachers import files
 from companion.teachers.recipes import Recipe
+from pdelens.models import Transformer
 
 TINY = Recipe("image-patch7", replace(SHAPE, layers=2), 1, 4)
 TWIN = replace(TINY, variant="random-labels", random_labels=True, examples=50)
@@ -92,7 +94,10 @@ def test_other_activations_are_measured_without_their_labels_until_the_end(run):
 def test_an_equation_stands_beside_its_teacher_on_the_same_inputs(run, monkeypatch):
     tiny = Tiny(teacher(0), 60)
     equation = tiny.equation("laws-k3-b2")
-    monkeypatch.setattr(planes, "cached_teacher", lambda name, run: teacher(0))
+    one = teacher(0)
+    untrained = replace(one, model=Transformer(SHAPE, 9).eval())
+    given = SimpleNamespace(model=one.model, untrained=lambda: untrained)
+    monkeypatch.setattr(planes, "cached_teacher", lambda name, run: given)
     monkeypatch.setattr(planes, "law_there", lambda name, run: run.folder / "law.safetensors")
     monkeypatch.setattr(planes.files, "load", lambda name, run: (equation, {}))
     record = Equation("image-patch4-seed0").do(run)
@@ -103,7 +108,8 @@ def test_an_equation_stands_beside_its_teacher_on_the_same_inputs(run, monkeypat
     own = measures.pooled(flow)[3]
     assert found["teacher"]["entropy"][3] == pytest.approx(measures.matrix_entropy(own))
     assert found["three laws"]["entropy"][0] == pytest.approx(found["teacher"]["entropy"][0]), "one embedding"
-    assert found["untrained"]["entropy"] == pytest.approx(found["teacher"]["entropy"]), "it is its own twin here"
+    twin = measures.pooled(subjects.flow_at(untrained.model, seen))[3]
+    assert found["untrained"]["entropy"][3] == pytest.approx(measures.matrix_entropy(twin))
     assert 0 < record["solver"] < 0.05
 
 

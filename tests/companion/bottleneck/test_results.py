@@ -33,6 +33,7 @@ def known(monkeypatch):
             "moments": {"9": LAST, "0": FIRST, "4": MIDDLE},
             "counts": {"8": [2.0, 1.0], "16": [3.0, 1.0]},
             "ceiling": 1.5,
+            "inputs": 32,
         },
         "a-seed1": {
             "moments": {"9": MIDDLE | {FAMILY: [0.2, 0.4, 0.9]}, "0": FIRST},
@@ -105,6 +106,9 @@ def test_paths_for_figures(known):
     assert results.fallen("a", TRAINED, "noise").seeds == pytest.approx((0.4, 0.0))
     assert results.fallen("a", TRAINED, "noise", between=(0, 1)).seeds == pytest.approx((0.1, 0.0))
     assert results.ceiling("a") == 1.5 and results.ceiling("z") == 0
+    assert results.inputs("a") == 32 and results.inputs("z") == 1
+    assert results.since_highest("a", RANDOM, "noise").seeds == pytest.approx((0.4,))
+    assert results.since_highest("z", TRAINED, "noise").seeds == ()
     assert results.fallen("a", TRAINED, results.TOKENS).seeds == pytest.approx((np.log(4),)), "one seed has it"
     steps, values = results.path("a", RANDOM, "noise")
     assert steps == [0, 9] and values.tolist() == [[1.2, 0.8]]

@@ -9,6 +9,7 @@ from tiny_teacher import SHAPE, Tiny, teacher
 from companion.bottleneck import subjects
 from companion.data.fashion_mnist import Pictures
 from companion.data.tokens import Windows
+from companion.surrogates.evaluate import rolled_out
 from companion.teachers import files
 from companion.teachers.recipes import Recipe, recipe_named
 from companion.teachers.stack import training_set
@@ -72,6 +73,9 @@ def test_an_equation_solved_in_few_steps_is_near_its_solution():
     assert len(found.states) == 7 and torch.equal(found.states[0], flow.states[0])
     error = subjects.solver_error(equation, flow, 3, method="dopri5", rtol=1e-6, atol=1e-6)
     assert 0 < error < 0.01
+    exact = rolled_out(equation, flow, method="dopri5", rtol=1e-6, atol=1e-6).states
+    parts = [(found.states[-1] - exact[-1])[:3], (exact[-1] - exact[0])[:3]]
+    assert error == pytest.approx(float(parts[0].norm() / parts[1].norm()), rel=0.05)
     far = subjects.solver_error(equation, flow, 3, method="euler", substeps=1)
     assert far > 3 * error, "it is measured, not assumed"
 

@@ -39,6 +39,7 @@ def test_measures_over_depth_are_means_with_their_range(axes):
     (band,) = axes[0].collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (1, 6) and len(axes[0].lines) == 3
+    assert axes[0].lines[-1].get_ydata()[0] == 7 and axes[0].get_ylim() == (0, pytest.approx(7.7))
 
 
 def test_the_first_step_of_training_has_a_place_on_the_logarithmic_axis(axes):
@@ -67,3 +68,13 @@ def test_numbers_of_inputs_are_named(axes):
     figures.by_inputs(axes[0], {"trained": ([64, 1024], np.array([[0.1, 0.2]]))})
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["64", "1,024"]
     assert lines(axes[0])["trained"].get_ydata().tolist() == [0.1, 0.2]
+
+
+def test_a_legend_names_every_look_of_all_planes_once(axes):
+    for panel, names in zip(axes, (("trained", "tanh"), ("trained", "teacher")), strict=True):
+        paths = {name: (np.zeros((1, 2)), np.ones((1, 2))) for name in names}
+        figures.plane(panel, paths, 2.0, ("0", "6"))
+    figures.plane_legend(axes[0].figure, np.array([axes]))
+    (legend,) = axes[0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["trained", "trained, tanh", "Transformer"]
+    assert [panel.get_xlabel() for panel in axes] == ["half-noise"] * 2
