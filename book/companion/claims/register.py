@@ -11,6 +11,8 @@ COSINE, R2, SURVIVES, EQUIVALENT = 0.98, 0.9, 0.95, 0.01
 MARGIN = 0.0
 # Kinds of changes of an input, as the records name them.
 CHANGES = {"random noise": "noise", "one token": "token", "adversarial": "gradient", "natural": "natural"}
+# Written before the runs that it judges (`companion.bottleneck`): compression beyond the nulls', in nats.
+COMPRESSED = 0.0
 
 
 def _of(key: str) -> dict[str, str]:
@@ -57,7 +59,18 @@ _REGISTER = (
     Claim(
         "C3",
         "Layers compress their input and keep what predicts the label (information bottleneck).",
-        "Usable I(T;Y) and I(X;T) at stated noise, over depth and training; untrained and label-permuted controls.",
+        "Compression in nats, from depth 1 to L and at depth L from the first step of training to the last, by the one "
+        "of three measures that shows least of it (noise that leaves half of I(X;T) = ln N; matrix entropy; share of "
+        "the scatter within classes): what there is beyond the random-label twin's and beyond none, on the same "
+        "held-out inputs. Skill: of the usable I(T;Y) of the best depth, or moment, beyond the twin's last state, the "
+        "share that the last one keeps.",
+        bar=COMPRESSED,
+        readings={f"over {reading}": _of(f"bottleneck.c3.{reading}") for reading in ("depth", "training")},
+        null_keys={
+            f"{null}, over {reading}": _of(f"bottleneck.c3.{key}.{reading}")
+            for key, null in (("untrained", "an untrained network"), ("memorised", "random labels, memorised inputs"))
+            for reading in ("depth", "training")
+        },
     ),
     Claim(
         "C4",

@@ -177,6 +177,22 @@ def test_solutions_are_judged_by_their_own_number_skill_and_budget(name):
     assert claim.verdict(records) == Verdict.UNDECIDED, "nobody reaches the bar with so little"
 
 
+def test_compression_is_read_over_depth_and_over_training_beside_two_nulls():
+    claim = next(claim for claim in register() if claim.name == "C3")
+    assert claim.bar == 0 and not claim.budget and set(claim.readings) == {"over depth", "over training"}
+    records = whole(claim, 0.2, (0.01, 0.39))
+    assert claim.verdict(records) == Verdict.REPRODUCED
+    records["bottleneck.c3.training.text.skill"]["value"] = 0.5  # it compresses, and loses what predicts the label
+    found = claim.reading_verdicts(records)
+    assert found == {"over depth": Verdict.REPRODUCED, "over training": Verdict.IN_PART}
+    for modality in ("image", "text"):
+        records[f"bottleneck.c3.depth.{modality}"]["interval"][0] = -0.01
+    assert claim.reading_verdicts(records)["over depth"] == Verdict.NOT_REPRODUCED
+    assert claim.verdict(records) == Verdict.IN_PART
+    nulls = {key: {"value": -0.1} for keys in claim.null_keys.values() for key in keys.values()}
+    assert len(nulls) == 8 and set(claim.null_verdicts(nulls).values()) == {Verdict.NOT_REPRODUCED}
+
+
 def test_states_are_shown_beside_a_null():
     claim = next(claim for claim in register() if claim.name == "C2")
     nulls = {f"laws.c2.null.{modality}": {"value": 0.5} for modality in ("image", "text")}

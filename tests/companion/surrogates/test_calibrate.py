@@ -221,12 +221,15 @@ def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, ca
     flow = {"record": {"states": [0.123456]}, "identity": 0}
     (run.folder / "dynamics-flow-image-patch4-seed0.json").write_text(json.dumps(flow))
     (run.folder / "gradients-spectra-image-patch4-seed0.json").write_text(json.dumps(flow))
+    (run.folder / "bottleneck-plane-image-patch7-seed0.json").write_text(json.dumps(flow))
     adopt.adopt("smoke")
     assert f"weights/{SPEC.name}.safetensors" in capsys.readouterr().out
     measured = json.loads(data_file("dynamics.json").read_text())
     gradients = json.loads(data_file("gradients.json").read_text())
     assert gradients == {"spectra": {"image-patch4-seed0": {"states": [0.12346]}}}
     assert measured == {"flow": {"image-patch4-seed0": {"states": [0.12346]}}}
+    measured = json.loads(data_file("bottleneck.json").read_text())
+    assert measured == {"plane": {"image-patch7-seed0": {"states": [0.12346]}}, "equation": {}}
     assert not (project_copy / "data" / "weights" / f"{other.name}.safetensors").exists(), "its record is enough"
     store.sweep_records.cache_clear()
     found = store.sweep_records()["rungs"]
