@@ -71,6 +71,7 @@ def _train(programs) -> None:
 
 def _run_train(given) -> None:
     from .dynamics.information_flow import flow_jobs
+    from .information_flow.jobs import token_jobs
     from .jobs import run_jobs, run_of
     from .surrogates.sweep import sweep_jobs
     from .teachers.comparisons import comparison_jobs
@@ -87,7 +88,8 @@ def _run_train(given) -> None:
         beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
         # What is measured of the equations comes after them.
-        if run_jobs(calibrated, run, **how) and (measured := flow_jobs(run, given.only)):
+        measured = [*flow_jobs(run, given.only), *token_jobs(run, given.only)]
+        if run_jobs(calibrated, run, **how) and measured:
             run_jobs(measured, run, **how)
 
 
@@ -104,6 +106,7 @@ def _settings(text: str) -> dict[str, Any]:
 def _names(scale: str, only: str = "*") -> list[str]:
     """Return the names of all that `train` makes and that fit."""
     from .dynamics.information_flow import flow_names
+    from .information_flow.jobs import token_names
     from .jobs import run_of
     from .surrogates.sweep import names
     from .teachers.comparisons import NAME, comparison_jobs
@@ -111,7 +114,14 @@ def _names(scale: str, only: str = "*") -> list[str]:
     from .teachers.stacking_cost import STACKING
 
     plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
-    found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale), *flow_names()]
+    found = [
+        *(recipe.name for recipe in recipes_of(scale)),
+        *plain,
+        STACKING,
+        *names(scale),
+        *flow_names(),
+        *token_names(),
+    ]
     return [name for name in found if fits(name, only.split(","))]
 
 
