@@ -1,4 +1,4 @@
-"""Measures what tokens keep and learn, depth by depth, in a teacher and in what stands beside it: jobs of the runner."""
+"""Measures what tokens keep and learn, by depth, in a teacher and in what stands beside it: jobs of the runner."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ TEACHER, UNTRAINED, SHUFFLED, PLACE = "teacher", "untrained twin", "shuffled tok
 COUNTS = {"smoke": (40, 2), "book": (1024, 2), "full": (1024, 4)}
 _POOL = 3
 # Depths at which networks are fitted beside the linear probes, and to whom.
-DEEPER, DEEPER_NAMES = (1, 3, 6), (TEACHER, LAW, UNTRAINED)
+DEEPER, DEEPER_NAMES = (3, 6), (TEACHER, LAW, UNTRAINED)
 # One Runge-Kutta step of order 4 between these depth-times ends within a hundredth of the movement of the converged
 # solution (`solver` in the record): they halve towards the entry, and are half a layer long after the first.
 STEPS = (0.0, *(2.0**-k for k in range(10, 1, -1)), 0.375, 0.5, 0.75, *(1 + k / 2 for k in range(11)))
@@ -97,8 +97,8 @@ def measure(one: Beside, examples: int, each: int, more: bool = True) -> dict[st
 
     `curves` by name and target: usable information of linear probes by depth from 0, held out, nats; `ceilings` by
     target; `rows` of states; `shares` of the classes that are asked about, and for text their `pieces`; `solver`, how
-    far the equation's steps end from its converged solution, over its movement. With `more`: `again`, the teacher's
-    curves with another choice of what is held out, and `networks` at the depths `DEEPER`. Cost: about 200 probes.
+    far the equation's steps end from its converged solution, over its movement. With `more`, at the depths `DEEPER`:
+    `again`, the teacher's curves with another choice of what is held out, and `networks`. Cost: about 180 probes.
     """
     which, shares, pieces = chosen_targets(one, examples, each)
     labels = one.teacher.inputs("heldout", one.count)[1][which.examples]
@@ -114,8 +114,8 @@ def measure(one: Beside, examples: int, each: int, more: bool = True) -> dict[st
         "solver": solver_error(one.only(*range(min(16, examples)))),
     }
     if more:
-        record["again"] = {t: v for t, (v, _) in curve(found[TEACHER], which, labels, seed=1).items()}
         few = {name: {d: found[name][d][list(DEEPER)] for d in asked.DISTANCES} for name in DEEPER_NAMES}
+        record["again"] = {t: v for t, (v, _) in curve(few[TEACHER], which, labels, seed=1).items()}
         deeper = {name: curve(states, which, labels, "two-layer") for name, states in few.items()}
         record["networks"] = {name: {t: v for t, (v, _) in each.items()} for name, each in deeper.items()}
     return record

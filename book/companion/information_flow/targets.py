@@ -1,4 +1,4 @@
-"""What a token's state is asked about: the code of its own patch or piece, of a neighbour's, and the example's class."""
+"""What a state is asked about: the code of the token's own patch or piece, of a neighbour's, and the class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
