@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pdelens.information.usable import usable_information
+from pdelens.models import Transformer
 
 from ..dynamics import flow_candidates as candidates
 from ..dynamics.flow_candidates import HEAT, IDENTITY, ONE_STEP, Beside
@@ -29,7 +30,7 @@ TEACHER, UNTRAINED, SHUFFLED, PLACE = "teacher", "untrained twin", "shuffled tok
 COUNTS = {"smoke": (40, 2), "book": (1024, 2), "full": (1024, 4)}
 _POOL = 3
 # Depths at which networks are fitted beside the linear probes, and to whom.
-DEEPER, DEEPER_NAMES = (3, 6), (TEACHER, LAW, UNTRAINED)
+DEEPER, DEEPER_NAMES = (3,), (TEACHER, LAW, UNTRAINED)
 # One Runge-Kutta step of order 4 between these depth-times ends within a hundredth of the movement of the converged
 # solution (`solver` in the record): they halve towards the entry, and are half a layer long after the first.
 STEPS = (0.0, *(2.0**-k for k in range(10, 1, -1)), 0.375, 0.5, 0.75, *(1 + k / 2 for k in range(11)))
@@ -128,8 +129,8 @@ def chosen_targets(one: Beside, examples: int, each: int) -> tuple[Targets, list
     """
     known, pieces = one.teacher.inputs("calibration", None)[0], []
     if isinstance(known, Tensor):
-        assert isinstance(one.inputs, Tensor)
-        side = round(one.inputs.shape[1] / one.teacher.lattice.shape[0])
+        assert isinstance(one.inputs, Tensor) and isinstance(one.teacher.model, Transformer)
+        side = one.teacher.model.configuration.patch
         codes = asked.patch_codes(one.inputs, asked.centres(known, side), side)
         mask = torch.ones_like(codes, dtype=torch.bool)
     else:

@@ -41,7 +41,7 @@ def _fold(now: Tensor, after: Tensor, fit: Tensor, read: Tensor, noise: Tensor, 
         penalty = RIDGE * len(fit) * torch.eye(known.shape[1]).double()
         penalty[0, 0] = 0
         rest = both - given @ torch.linalg.solve(known.T @ known + penalty, known.T @ both[fit])
-        y, t = rest[:, : after.shape[-1]], rest[:, after.shape[-1] :].unflatten(1, (tokens, told)).transpose(0, 1)
+        y, t = rest[:, : after.shape[-1]], rest[:, after.shape[-1] :].unflatten(1, (tokens, -1)).transpose(0, 1)
         y = y @ torch.linalg.eigh(y[fit].T @ y[fit])[1][:, -asked:]
         rows.append(_gains(y[fit], t[:, fit], y[read], t[:, read], noise))
     found = torch.stack(rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pdelens.lattice import Lattice
 
 # Codes of patches, and pieces that are asked about, the most frequent ones.
-CODES, PIECES = 8, 12
+CODES, PIECES = 6, 8
 # How far from the state that is read the token lies whose code is asked for, along one axis of the lattice.
 DISTANCES = (0, 1, 2, 4)
 OWN, LABEL = "itself", "class"
