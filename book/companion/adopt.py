@@ -11,6 +11,7 @@ from .data.fashion_mnist import write_subset
 from .data.splits import TOKENIZER, tokenizer_digest
 from .dynamics import flow_candidates, flow_results
 from .estimators.results import FILE as TRIALS
+from .information_flow import results as token_results
 from .jobs import run_of
 from .paths import SCALES, DataError, replace_bytes, replace_text, root, sha256, write_checksums
 from .surrogates import files, specs, store, sweep
@@ -26,7 +27,8 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     with them the tokeniser, the trials of the estimators (`estimators.trials`), and the committed subset of pictures
     if it is not there. What is known of every teacher of the scale, and of the plain methods beside them, goes to
     `data/training.json`, what is known of every calibrated equation to `data/ladder.json` and `data/laws.json`, whether
-    their weights are copied or not, and what was found of their dynamics to `data/dynamics.json`. Raises `DataError`
+    their weights are copied or not, what was found of their dynamics to `data/dynamics.json`, and of their tokens'
+    information to `data/information-flow.json`. Raises `DataError`
     where there are no weights, where they or the tokeniser are not those that their records are of, or where results of
     a larger scale would be replaced.
     """
@@ -48,6 +50,7 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     for path in trained + calibrated:
         adopted |= _copied(path, data, f"weights/{path.name}")
     parts = store.divided(store.gathered(folder)) | {flow_results.RECORDS: flow_results.gathered(folder)}
+    parts |= {token_results.RECORDS: token_results.gathered(folder)}
     for name, part in parts.items():
         if any(part.values()):
             store.write(data / name, store.added(store.known(data / name), part))
