@@ -19,9 +19,9 @@ from ..surrogates.laws import TEACHERS
 from ..surrogates.solution_fields import CONVERGED
 from ..teachers.recipes import fits
 from ..teachers.teacher import weights_of
+from ..theory import token_influence as maps
 from ..theory.depth_profiles import clusters, profile
 from . import flow_candidates as candidates
-from . import token_influence as maps
 from .flow_candidates import HEAT, IDENTITY, LAWS, ONE_STEP, OTHER, SOLVED, Beside
 
 PART = "dynamics"

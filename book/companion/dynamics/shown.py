@@ -11,8 +11,8 @@ from pdelens.flow import Flow
 
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.solution_fields import CONVERGED
+from ..theory import token_influence as maps
 from . import flow_results, strips
-from . import token_influence as maps
 from .flow_candidates import HEAT, IDENTITY, ONE_STEP, SOLVED, Beside, beside, example_agreement, variances
 from .information_flow import AMOUNTS, ROLLOUT, TEACHER
 

@@ -53,8 +53,8 @@ class Recipe:
     def snapshots(self) -> tuple[int, ...]:
         """After which steps a snapshot is kept: for the first seed of each main teacher, for all the cheap ones that
         the information bottleneck is measured on."""
-        wanted = not self.variant and not self.seed if self.family in MAIN else self.variant in FOLLOWED
-        if not wanted:
+        first = self.family in MAIN and not self.variant and not self.seed
+        if not first and not (self.family in CHEAP and self.variant in FOLLOWED):
             return ()
         return tuple(sorted({max(1, round(share * self.steps)) for share in SNAPSHOTS}))
 
@@ -70,6 +70,7 @@ class Recipe:
 
 
 MAIN = ("image-patch4", "text-classifier", "text-causal")
+CHEAP = ("image-patch7", "text-short")
 _TEXT = Configuration(vocabulary=tokens.VOCABULARY, length=tokens.LENGTH, outputs=2)
 _CAUSAL = replace(_TEXT, causal=True, outputs=tokens.VOCABULARY)
 _VARIANTS = {name: {"activation": name} for name in ("relu", "tanh", "linear")}

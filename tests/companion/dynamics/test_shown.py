@@ -7,8 +7,8 @@ from tiny_teacher import Tiny, teacher
 
 from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import shown, strips
-from companion.dynamics import token_influence as maps
 from companion.surrogates.evaluate import rolled_out
+from companion.theory import token_influence as maps
 
 SOLVER = {"method": "rk4", "substeps": 2}
 ROWS = torch.tensor([[0.0, 0.5, 0.25, 0.25], [0.1, 0.2, 0.0, 0.7]], dtype=torch.float64)

@@ -7,7 +7,7 @@ import scipy.spatial
 import scipy.stats
 import torch
 
-from companion.dynamics import token_influence as maps
+from companion.theory import token_influence as maps
 from pdelens.flow import Flow
 from pdelens.lattice import Chain, Grid
 from pdelens.models import Configuration, Transformer

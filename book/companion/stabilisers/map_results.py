@@ -1,0 +1,166 @@
+"""What the map of training says: best losses, edges of divergence, sensitivity; necessary, helpful, or neither."""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from math import log2
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import beta
+
+from ..paths import data_file
+from ..seeds import SeedMean, over_seeds
+from .training_map import PART, Arm, arms
+
+RECORDS = "stabilisers.json"
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def gathered(folder: Path) -> dict[str, Any]:
+    """Return the records of the map's jobs in a folder, by the arm's name."""
+    return {path.stem: json.loads(path.read_text())["record"] for path in sorted(folder.glob(f"{PART}-*.json"))}
+
+
+@cache
+def records() -> dict[str, Any]:
+    """Return the committed records, by the arm's name."""
+    return json.loads(data_file(RECORDS).read_text())
+
+
+def known(found: Records, scale: str = "book") -> list[Arm]:
+    """Return the arms of a scale that have a record, in the order of the map."""
+    return [arm for arm in arms(scale) if arm.name in found]
+
+
+def best_losses(record: Mapping[str, Any]) -> list[float]:
+    """Return each seed's lowest held-out loss over the rates; what it began with where every rate diverged."""
+    return [
+        min([loss for loss in row if loss is not None], default=begun["loss"])
+        for row, begun in zip(record["loss"], record["begun"], strict=True)
+    ]
+
+
+def best_rate(record: Mapping[str, Any]) -> int:
+    """Return the number of the rate whose mean loss over seeds is lowest; diverged cells count as they began."""
+    return int(np.argmin(np.mean(_losses(record), 0)))
+
+
+def stable_rates(record: Mapping[str, Any]) -> list[float]:
+    """Return each seed's largest rate up to which no rate diverged; half a step below the grid where the first did.
+
+    Half a step of the grid, since all that is known then is that the edge lies below.
+    """
+    rates, found = record["rates"], []
+    for row in record["diverged"]:
+        stable = next((number for number, at in enumerate(row) if at is not None), len(rates))
+        found.append(rates[stable - 1] if stable else rates[0] * (rates[0] / rates[1]) ** 0.5)
+    return found
+
+
+def edge_is_inside(record: Mapping[str, Any]) -> bool:
+    """Say whether some rate diverged in every seed and some rate in none: the edge lies inside the grid."""
+    columns = list(zip(*record["diverged"], strict=True))
+    return any(None not in one for one in columns) and any(set(one) == {None} for one in columns)
+
+
+def sensitivity(record: Mapping[str, Any]) -> list[float]:
+    """Return each seed's mean excess of the loss over its best, over all rates of the grid.
+
+    A loss counts as no more than that of the beginning, so that one diverged cell is not all that is seen (Wortsman et
+    al. 2023, arXiv 2309.14322).
+    """
+    return [float(np.mean(row) - min(row)) for row in _losses(record)]
+
+
+def _losses(record: Mapping[str, Any]) -> list[list[float]]:
+    """Return the losses [seed][rate], none above that of the beginning."""
+    return [
+        [begun["loss"] if loss is None else min(loss, begun["loss"]) for loss in row]
+        for row, begun in zip(record["loss"], record["begun"], strict=True)
+    ]
+
+
+class Share(NamedTuple):
+    """A share of trials with its interval of 95 % (Clopper and Pearson)."""
+
+    share: float
+    low: float
+    high: float
+
+
+def divergence(record: Mapping[str, Any], rate: int) -> Share:
+    """Return the share of seeds that diverged at a rate, by its number."""
+    column = [row[rate] for row in record["diverged"]]
+    return share_of(sum(at is not None for at in column), len(column))
+
+
+def share_of(hits: int, trials: int, level: float = 0.95) -> Share:
+    """Return a binomial share with Clopper and Pearson's interval.
+
+    >>> share_of(0, 5).high.__round__(3)
+    0.522
+    """
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
+    return Share(hits / trials, low, high)
+
+
+def at_best(record: Mapping[str, Any], measure: str) -> SeedMean:
+    """Return a measure of the states after training at the best rate, over the seeds that did not diverge there."""
+    values = [row[best_rate(record)] for row in record["states"][measure]]
+    return over_seeds([value for value in values if value is not None])
+
+
+def at_start(record: Mapping[str, Any], measure: str) -> SeedMean:
+    """Return a measure of the states before training, over seeds."""
+    return over_seeds([one[measure] for one in record["begun"] if one[measure] is not None])
+
+
+def gradient_share(record: Mapping[str, Any]) -> SeedMean:
+    """Return log10 of the gradient's norm at depth 0 over that at depth L before training, over seeds."""
+    return over_seeds([float(np.log10(one["gradients"][0])) for one in record["begun"] if one["gradients"][0]])
+
+
+class Within(NamedTuple):
+    """Whether an arm's best loss is within seeds of the best arm's: the difference and its interval."""
+
+    arm: str
+    difference: SeedMean
+    within: bool
+
+
+def counterexample(without: Iterable[str], among: Iterable[str], found: Records) -> Within | None:
+    """Return the arm without a stabiliser whose best loss comes nearest to the best arm's of all.
+
+    `within`: the interval of the differences, seed by seed, holds 0 or lies below it. Then the stabiliser is not
+    *necessary*, in these conditions.
+    """
+    losses = {name: best_losses(found[name]) for name in {*without, *among} if name in found}
+    if not losses or not (own := [name for name in without if name in losses]):
+        return None
+    best = min(losses, key=lambda name: (np.mean(losses[name]), name))
+    near = min(own, key=lambda name: (np.mean(losses[name]), name))
+    difference = over_seeds([a - b for a, b in zip(losses[near], losses[best], strict=True)])
+    return Within(near, difference, near == best or difference.low <= 0)
+
+
+class Help(NamedTuple):
+    """What a stabiliser gains: octaves of the largest stable rate, and nats of the best loss."""
+
+    octaves: SeedMean
+    nats: SeedMean
+
+    @property
+    def helps(self) -> bool:
+        """Whether either is a gain, interval and all."""
+        return self.octaves.low > 0 or self.nats.low > 0
+
+
+def helped(with_it: Mapping[str, Any], without: Mapping[str, Any]) -> Help:
+    """Return what one arm gains over another, seed by seed: both begin with the same numbers and see the same data."""
+    rates = zip(stable_rates(with_it), stable_rates(without), strict=True)
+    losses = zip(best_losses(with_it), best_losses(without), strict=True)
+    return Help(over_seeds([log2(a / b) for a, b in rates]), over_seeds([b - a for a, b in losses]))

@@ -1,0 +1,172 @@
+"""Transformers whose residual connection and normalisation are switches.
+
+With `f` attention or feed-forward part of a layer, `n` the normalisation:
+
+    pre:   u <- a u + b f(n(u))          post:   u <- n(a u + b f(u))
+
+Residual connection: *plain* a = b = 1; *scaled* a = 1, b = 1 / sqrt(2 L), so that 2 L independent branches add up to
+the variance of one; *none* and *skipless* a = 0, b = 1, the latter begun as close to the identity as a layer without a
+connection can be (`condition`).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pdelens.models import NORMS, Block, Configuration, DyT, Transformer
+
+RESIDUALS = ("plain", "scaled", "none", "skipless")
+# Where a normalisation stands is one switch with its kind: LayerNorm after the sum ("post"), all others before.
+NORMALISATIONS = ("pre", "post", "rms", "dyt", "derf", "none")
+# Queries and keys of a skipless layer are the same channels so many times enlarged: a token then sees itself first.
+SHARPNESS = 2.0
+
+
+class Derf(DyT):
+    """Dynamic error function, `gain * erf(sharpness * u + shift) + bias` (Chen et al. 2025, arXiv 2512.10938)."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.shift = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Squash each channel of `u` (..., width) by itself."""
+        return self.weight * torch.erf(self.sharpness * u + self.shift) + self.bias
+
+
+@dataclass(frozen=True)
+class Switches:
+    """A Transformer of the map: which residual connection, which normalisation, how deep, how it begins.
+
+    `gain` multiplies the matrices that end attention and feed-forward part at the beginning. `shape` gives all else:
+    width, heads, tokens, what is read and what is answered.
+    """
+
+    residual: str
+    normalisation: str
+    shape: Configuration
+    gain: float = 1.0
+
+    def __post_init__(self):
+        for name, known in (("residual", RESIDUALS), ("normalisation", NORMALISATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose from {', '.join(known)}.")
+
+    @property
+    def configuration(self) -> Configuration:
+        """The shape with this normalisation, where `pdelens.models` has it."""
+        norm = {"pre": "layer", "post": "layer", "derf": "none"}.get(self.normalisation, self.normalisation)
+        return replace(self.shape, norm=norm, placement="post" if self.normalisation == "post" else "pre")
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What the state and the branch are multiplied by before they are added."""
+        carried = 0.0 if self.residual in ("none", "skipless") else 1.0
+        return carried, 1 / math.sqrt(2 * self.shape.layers) if self.residual == "scaled" else 1.0
+
+    def norm(self) -> nn.Module:
+        """Return one normalisation."""
+        return (
+            Derf(self.shape.width) if self.normalisation == "derf" else NORMS[self.configuration.norm](self.shape.width)
+        )
+
+
+class SwitchedBlock(Block):
+    """A layer with the switches of its network; see the module."""
+
+    def __init__(self, switches: Switches):
+        super().__init__(switches.configuration)
+        self.norm_attention, self.norm_mlp = switches.norm(), switches.norm()
+        self.carried, self.added = switches.factors
+
+    def forward(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the state after the layer, (batch, tokens, width)."""
+        if self.post:
+            u = self.norm_attention(self._sum(u, self.attention(u, mask)))  # (batch, tokens, width)
+            return self.norm_mlp(self._sum(u, self.mlp(u)))  # (batch, tokens, width)
+        u = self._sum(u, self.attention(self.norm_attention(u), mask))  # (batch, tokens, width)
+        return self._sum(u, self.mlp(self.norm_mlp(u)))  # (batch, tokens, width)
+
+    @property
+    def linear(self) -> tuple[nn.Linear, nn.Linear]:
+        """The feed-forward part's two matrices."""
+        return cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
+
+    def _sum(self, u: Tensor, branch: Tensor) -> Tensor:
+        """Return `carried * u + added * branch`; nothing is carried by a factor 0, not even what is not finite."""
+        branch = branch if self.added == 1 else self.added * branch
+        return u + branch if self.carried else branch
+
+
+class Switched(Transformer):
+    """A small Transformer with the switches, drawn from a seed: plain and pre-norm, it is `pdelens.models`' own.
+
+    >>> model = Switched(Switches("none", "derf", Configuration(width=32, layers=2, patch=7)), seed=0)
+    >>> model(torch.zeros(3, 28, 28, dtype=torch.uint8)).shape
+    torch.Size([3, 10])
+    """
+
+    def __init__(self, switches: Switches, seed: int = 0):
+        super().__init__(switches.configuration, seed)
+        drawn = self.blocks.state_dict()
+        self.blocks = nn.ModuleList(SwitchedBlock(switches) for _ in range(switches.shape.layers))
+        # The same numbers whatever the switches; a norm of another kind has its own.
+        self.blocks.load_state_dict(drawn, strict=switches.normalisation != "derf")
+        if switches.normalisation == "derf":
+            self.norm = Derf(switches.shape.width)
+        with torch.no_grad():
+            for number, block in enumerate(self.layers):
+                if switches.residual == "skipless":
+                    condition(block, generator(seed, number))
+                for last in (block.attention.project, block.linear[1]):
+                    last.weight.mul_(switches.gain)
+                    last.bias.mul_(switches.gain)
+
+    @property
+    def layers(self) -> list[SwitchedBlock]:
+        """The layers, the first one first."""
+        return [cast(SwitchedBlock, block) for block in self.blocks]
+
+    def states(self, inputs: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Return the state at every depth from 0 to L, (batch, tokens, width) each."""
+        found, allowed = [self.embedding(inputs)], self._allowed(inputs, mask)
+        for block in self.blocks:
+            found.append(block(found[-1], allowed))
+        return found
+
+
+def generator(seed: int, part: int) -> torch.Generator:
+    """Return a stream of its own for a part of a network."""
+    return torch.Generator().manual_seed(1_000_003 * seed + part + 1)
+
+
+@torch.no_grad()
+def condition(block: SwitchedBlock, random: torch.Generator) -> None:
+    """Begin a layer without a residual connection near the identity, for gelu and relu.
+
+    Values and projection are a rotation and its transpose; queries and keys are the same channels, enlarged, so that a
+    token sees itself before others (after He et al. 2023, arXiv 2302.10322, and Ji et al. 2025, arXiv 2510.00345); the
+    feed-forward part's rows come in pairs of opposite sign, whose sum is exactly linear, since
+    `gelu(x) - gelu(-x) = x` ("looks linear", Balduzzi et al. 2017, arXiv 1702.08591), and its matrices undo each other.
+    """
+    attention, (first, last) = block.attention, block.linear
+    width = attention.project.in_features
+    for layer in (attention.queries_keys_values, attention.project, first, last):
+        layer.bias.zero_()
+    turned = _rotation(width, random)
+    equal = SHARPNESS * torch.eye(width)
+    attention.queries_keys_values.weight.copy_(torch.cat([equal, equal, turned]))
+    attention.project.weight.copy_(turned.T)
+    # Half as many rows as there are hidden channels, orthonormal columns: its transpose undoes it.
+    tall = _rotation(first.out_features // 2, random)[:, :width]
+    first.weight.copy_(torch.cat([tall, -tall]))
+    last.weight.copy_(torch.cat([tall.T, -tall.T], 1))
+
+
+def _rotation(size: int, random: torch.Generator) -> Tensor:
+    """Return an orthogonal matrix, uniform over all of them."""
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=random))
+    return q * r.diagonal().sign()

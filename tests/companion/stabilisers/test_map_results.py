@@ -1,0 +1,102 @@
+"""Best losses, edges and gains read from small records whose answers are plain."""
+
+import json
+import math
+
+import pytest
+from scipy.stats import binomtest
+
+from companion.stabilisers import map_results as results
+from companion.stabilisers.training_map import PART, RATES
+
+
+def record(loss, diverged=None, begun=2.0, rates=(1.0, 4.0, 16.0), rank=None):
+    diverged = diverged or [[7 if value is None else None for value in row] for row in loss]
+    return {
+        "rates": list(rates),
+        "loss": loss,
+        "diverged": diverged,
+        "states": {"rank": rank or [[0.1 * (n + 1) for n in range(len(row))] for row in loss]},
+        "begun": [{"loss": begun, "rank": 0.5 + n, "gradients": [10.0 ** (n + 1), 1.0]} for n in range(len(loss))],
+    }
+
+
+ONE = record([[1.5, 0.5, None], [1.2, 0.9, 2.5]])
+
+
+def test_best_losses_and_rates():
+    assert results.best_losses(ONE) == [0.5, 0.9]
+    assert results.best_rate(ONE) == 1
+    assert results.best_losses(record([[None, None, None]], begun=3.0)) == [3.0]
+    # The mean over seeds decides, and a diverged cell counts as it began.
+    assert results.best_rate(record([[0.1, 0.6, 1.0], [None, 0.6, 1.0]])) == 1
+
+
+def test_stable_rates_end_before_the_first_divergence():
+    found = results.stable_rates(record([[1.0, None, 1.0], [1.0, 1.0, 1.0], [None, 1.0, 1.0]]))
+    assert found == [1.0, 16.0, 0.5]
+
+
+def test_edges_inside_the_grid():
+    assert results.edge_is_inside(record([[1.0, None, None], [1.0, 1.0, None]]))
+    assert not results.edge_is_inside(ONE)  # the second seed never diverged
+    assert not results.edge_is_inside(record([[None, None], [1.0, None]], rates=(1.0, 4.0)))
+
+
+def test_sensitivity_counts_no_loss_above_the_beginning():
+    assert results.sensitivity(ONE) == pytest.approx([(1.0 + 0 + 1.5) / 3, (0.3 + 0 + 1.1) / 3])
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 5), (2, 5), (5, 5), (3, 10)])
+def test_shares_have_the_exact_interval(hits, trials):
+    wanted = binomtest(hits, trials).proportion_ci(method="exact")
+    assert results.share_of(hits, trials) == pytest.approx((hits / trials, wanted.low, wanted.high))
+
+
+def test_divergence_is_of_one_rate():
+    assert results.divergence(ONE, 2).share == 0.5 and results.divergence(ONE, 1).share == 0
+
+
+def test_states_at_the_best_rate_and_before():
+    assert results.at_best(record([[1.0, 0.5], [1.0, None]], rank=[[0.1, 0.3], [0.2, None]]), "rank").seeds == (
+        0.1,
+        0.2,
+    )
+    assert results.at_best(ONE, "rank").mean == pytest.approx(0.2)
+    assert results.at_start(ONE, "rank").seeds == (0.5, 1.5)
+    assert results.gradient_share(ONE).seeds == pytest.approx((1.0, 2.0))
+
+
+def test_a_counterexample_lies_within_seeds_of_the_best():
+    found = {
+        "best": record([[0.50], [0.52], [0.54]], rates=(1.0, 4.0)),
+        "near": record([[0.53], [0.51], [0.55]], rates=(1.0, 4.0)),
+        "far": record([[0.70], [0.71], [0.75]], rates=(1.0, 4.0)),
+    }
+    near = results.counterexample(["near", "far", "unknown"], found, found)
+    assert near.arm == "near" and near.within and near.difference.mean == pytest.approx(0.01)
+    assert not results.counterexample(["far"], found, found).within
+    assert results.counterexample(["best"], found, found).within
+    assert results.counterexample(["unknown"], found, found) is None
+
+
+def test_help_is_a_higher_edge_or_a_lower_loss_interval_and_all():
+    plain = record([[0.5, 1.0, 1.0], [0.6, 1.0, 1.0], [0.7, 1.0, 1.0]])
+    edge = record([[0.5, 1.0, None], [0.6, 1.0, None], [0.7, 1.0, None]])
+    found = results.helped(plain, edge)
+    assert found.octaves.mean == 2 and found.nats.mean == 0 and found.helps
+    assert not results.helped(edge, plain).helps
+    worse = record([[0.6, 1.0, 1.0], [0.71, 1.0, 1.0], [0.8, 1.0, 1.0]])
+    assert results.helped(plain, worse).nats.mean == pytest.approx((0.1 + 0.11 + 0.1) / 3)
+    assert results.helped(plain, worse).helps and not results.helped(plain, plain).helps
+    mixed = record([[0.4, 1.0, 1.0], [0.9, 1.0, 1.0], [0.7, 1.0, 1.0]])
+    assert not results.helped(plain, mixed).helps
+
+
+def test_records_are_gathered_by_name(tmp_path):
+    (tmp_path / f"{PART}-image-plain-pre-6.json").write_text(json.dumps({"record": ONE}))
+    (tmp_path / "dynamics-x.json").write_text("{}")
+    found = results.gathered(tmp_path)
+    assert found == {f"{PART}-image-plain-pre-6": ONE}
+    assert [arm.name for arm in results.known(found)] == [f"{PART}-image-plain-pre-6"]
+    assert math.isclose(RATES[1] / RATES[0], 4)
