@@ -13,13 +13,13 @@ from pdelens.models import Block, Transformer
 
 from ..data.fashion_mnist import fashion_mnist
 from ..dynamics import flow_candidates as candidates
-from ..dynamics import token_influence as maps
 from ..dynamics.flow_candidates import Beside
 from ..jobs import Job, Run
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits
 from ..teachers.teacher import Inputs, Teacher, weights_of
+from ..theory import token_influence as maps
 from . import edges, pairs
 from .content import LAW, PART, SEEDS, STEPS, digest
 

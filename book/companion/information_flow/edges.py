@@ -80,7 +80,7 @@ def logit_effects(model: Transformer, layer: int, after: Tensor, cut: Tensor, ta
 def rollouts(attention: Sequence[Tensor]) -> list[Tensor]:
     """Return attention rollout from the embedding to behind each layer, (examples, tokens, tokens) each.
 
-    The product of `(I + A_l) / 2`, A_l the mean over heads; see `companion.dynamics.token_influence.rollout`.
+    The product of `(I + A_l) / 2`, A_l the mean over heads; see `companion.theory.token_influence.rollout`.
 
     >>> even = torch.full((1, 1, 2, 2), 0.5)
     >>> rollouts([even, even])[1].tolist()

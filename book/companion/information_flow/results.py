@@ -129,6 +129,11 @@ def edge_curve(teacher: str, target: str, name: str, how: str = "rows") -> Tenso
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def edge_names(teacher: str, target: str) -> list[str]:
+    """Return the maps that are held against a target."""
+    return list(_edges(records_of(EDGES, teacher)[0], target))
+
+
 def edge_mean(teacher: str, target: str, name: str, how: str = "rows") -> SeedMean:
     """Return a map's rank correlation, mean over layers, over seeds."""
     return over_seeds(edge_curve(teacher, target, name, how).mean(1).tolist())

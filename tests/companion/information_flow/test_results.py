@@ -68,6 +68,7 @@ def test_edges_are_read_by_target_and_layer(known):
     assert results.edge_curve("image-patch4", "next state", "attention").tolist() == [[0.5, 0.7]]
     assert results.edge_mean("image-patch4", "information", "rollout").mean == pytest.approx(0.3)
     assert results.edge_curve("image-patch4", "information", "rollout", "given").tolist() == [[0, 0]]
+    assert results.edge_names("image-patch4", "next state") == ["attention", "rollout"]
     assert results.over("edges", "image-patch4", lambda each: each["size"][0]).seeds == (3,)
 
 
