@@ -76,13 +76,26 @@ def test_a_curve_is_the_librarys_number_at_each_depth(patch):
     found = content.curve({0: own, 1: own[:, :, :2]}, which, labels)
     for target, classes, states in (("itself", which.codes, own), ("class", labels, own)):
         for depth in range(3):
-            wanted = usable_information(states[depth], classes, groups=which.examples, permutations=0)
+            scores = content.components(states[depth])
+            wanted = usable_information(scores, classes, groups=which.examples, permutations=0)
             assert found[target][0][depth] == pytest.approx(float(wanted), abs=1e-9)
             assert found[target][1] == pytest.approx(wanted.ceiling)
-    nearby = usable_information(own[1, :, :2], which.codes, groups=which.examples, permutations=0)
+    scores = content.components(own[1, :, :2])
+    nearby = usable_information(scores, which.codes, groups=which.examples, permutations=0)
     assert found["distance 1"][0][1] == pytest.approx(float(nearby))
     other = content.curve({0: own, 1: own}, which, labels, seed=1)
     assert other["itself"][0][1] != found["itself"][0][1]
+
+
+def test_components_are_a_rotation_without_what_is_rounding_alone():
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(50, 3, generator=generator) * torch.tensor([5.0, 1.0, 0.01])
+    u = torch.cat([u, u[:, :1] - 2 * u[:, 1:2]], 1)  # a fourth channel that holds nothing new
+    found = content.components(u)
+    assert found.shape == (50, 3)
+    torch.testing.assert_close(torch.cdist(found, found), torch.cdist(u.double(), u.double()), atol=1e-4, rtol=0)
+    spread = found.T @ found
+    torch.testing.assert_close(spread, torch.diag(spread.diagonal()), atol=1e-6, rtol=0)
 
 
 def test_codes_of_texts_are_frequent_pieces_of_the_calibration_reviews():

@@ -37,6 +37,7 @@ def test_frequent_pieces_are_counted_without_padding():
     assert found.tolist() == [7, 5, 6], "of equals the lower number"
     codes = asked.piece_codes(tokens, tokens != 0, found)
     assert codes.tolist() == [[1, 2, 2, -1, -1, -1], [0, 0, 0, 1, -1, -1]]
+    assert asked.piece_codes(tokens, torch.zeros_like(tokens), found).unique().tolist() == [-1], "padding is none"
 
 
 @pytest.mark.parametrize("lattice", [Grid(7, 7), Chain(12)])
