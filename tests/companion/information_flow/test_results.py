@@ -48,6 +48,7 @@ def test_the_margin_is_to_the_nearest_null_or_other_seed(known):
     assert results.margin("image-patch4").seeds == pytest.approx((0.1, 0.0, 0.3))
     # Untrained: .5, .3, .3; position: .5, .3, .6; of each the nearest that is not itself.
     assert results.margin("image-patch4", "untrained twin").seeds == pytest.approx((-0.3, -0.1, 0.0))
+    assert results.margin("image-patch4", results.OTHER).seeds == pytest.approx((0.3, 0.1, 0.0)), "not to itself"
     name, found = results.nearest_null("image-patch4")
     assert name == "untrained twin" and found.seeds == pytest.approx((-0.3, -0.1, 0.0))
 
