@@ -114,7 +114,7 @@ def _names(scale: str, only: str = "*") -> list[str]:
 
     plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
     found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale)]
-    found += [*measured_names(), *trained_names(scale)]
+    found += [*measured_names(scale), *trained_names(scale)]
     return [name for name in found if fits(name, only.split(","))]
 
 

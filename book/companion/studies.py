@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .dynamics import flow_results
+from .bottleneck import results as bottleneck_results
+from .bottleneck.planes import bottleneck_jobs, bottleneck_names
+from .dynamics import flow_results, gradient_results, perturbation_results
+from .dynamics.gradient_jobs import gradient_jobs, gradient_names
 from .dynamics.information_flow import flow_jobs, flow_names
+from .dynamics.perturbations import perturbation_jobs, perturbation_names
+from .dynamics.pretrained_sensitivity import sensitivity_jobs
+from .information_flow import results as token_results
+from .information_flow.jobs import token_jobs, token_names
 from .jobs import Job, Run
 from .stabilisers import map_results
 from .stabilisers.diffusing import diffusing_jobs, diffusing_names
@@ -14,7 +21,9 @@ from .stabilisers.training_map import map_jobs, map_names
 
 def measured_jobs(run: Run, only: str = "*") -> Sequence[Job]:
     """Return the jobs that fit and can be done: what they measure is there."""
-    return [*flow_jobs(run, only), *diffusing_jobs(run, only)]
+    families = (flow_jobs, gradient_jobs, perturbation_jobs, bottleneck_jobs, token_jobs, diffusing_jobs)
+    found = [job for family in families for job in family(run, only)]
+    return [*found, *sensitivity_jobs(only)]
 
 
 def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
@@ -22,9 +31,11 @@ def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
     return map_jobs(run, only)
 
 
-def measured_names() -> list[str]:
+def measured_names(scale: str) -> list[str]:
     """Return the names of all jobs that measure, whether what they measure is there or not."""
-    return [*flow_names(), *diffusing_names()]
+    families = (flow_names, gradient_names, perturbation_names, token_names, diffusing_names)
+    found = [name for family in families for name in family()]
+    return [*found, *bottleneck_names(scale), *(job.name for job in sensitivity_jobs())]
 
 
 def trained_names(scale: str) -> list[str]:
@@ -34,4 +45,5 @@ def trained_names(scale: str) -> list[str]:
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what the studies found in a folder, by the file of `data/` that keeps it."""
-    return {results.RECORDS: results.gathered(folder) for results in (flow_results, map_results)}
+    known = (flow_results, gradient_results, perturbation_results, bottleneck_results, token_results, map_results)
+    return {results.RECORDS: results.gathered(folder) for results in known}

@@ -1,0 +1,244 @@
+"""Measures what tokens keep and learn, by depth, in a teacher and in what stands beside it: jobs of the runner."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pdelens.information.usable import usable_information
+from pdelens.models import Transformer
+
+from ..dynamics import flow_candidates as candidates
+from ..dynamics.flow_candidates import HEAT, IDENTITY, ONE_STEP, Beside
+from ..jobs import Job, Run
+from ..paths import sha256
+from ..surrogates.evaluate import rolled_out
+from ..surrogates.laws import TEACHERS
+from ..teachers.recipes import fits
+from ..teachers.teacher import weights_of
+from . import targets as asked
+from .targets import LABEL, Targets
+
+PART = "information-flow"
+CONTENT = "content"
+SEEDS = 3
+LAW = "three laws"
+TEACHER, UNTRAINED, SHUFFLED, PLACE = "teacher", "untrained twin", "shuffled tokens", "position alone"
+# Held-out examples, and targets of each. The text pool is what examples with enough targets are looked for in.
+COUNTS = {"smoke": (40, 2), "book": (1024, 2), "full": (1024, 4)}
+_POOL = 3
+# Depths at which networks are fitted beside the linear probes, and to whom.
+DEEPER, DEEPER_NAMES = (3,), (TEACHER, LAW, UNTRAINED)
+# One Runge-Kutta step of order 4 between these depth-times ends within a hundredth of the movement of the converged
+# solution (`solver` in the record): they halve towards the entry, and are half a layer long after the first.
+STEPS = (0.0, *(2.0**-k for k in range(10, 1, -1)), 0.375, 0.5, 0.75, *(1 + k / 2 for k in range(11)))
+_BATCH = 128
+# Components smaller than this share of the largest hold rounding errors of single precision.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class TokenContent(Job):
+    """Usable information in the states of tokens, by target and depth: a teacher's and what stands beside it."""
+
+    teacher: str
+    flush_denormal = True
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return f"{PART}-{CONTENT}-{self.teacher}"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the scale, the sizes, the steps and the weights."""
+        names = [candidates.equation_name(self.teacher, candidates.FAMILIES[name]) for name in (LAW, ONE_STEP)]
+        weights = {name: digest(candidates.weights_there(name, run)) for name in names}
+        return {
+            "scale": run.scale,
+            "counts": COUNTS[run.scale],
+            "asked": [asked.CODES, asked.PIECES, list(asked.DISTANCES), list(DEEPER)],
+            "steps": STEPS,
+            "rounding": ROUNDING,
+            "weights": weights | {self.teacher: digest(weights_of(self.teacher, run.folder))},
+        }
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Return what the teacher's last state still tells of its own token, and the equation's."""
+        own, ours = (record["curves"][name][asked.OWN][-1] for name in (TEACHER, LAW))
+        return f"at the last depth {own:.3f} nats of the token itself, the equation {ours:.3f}"
+
+    def do(self, run: Run) -> dict[str, Any]:
+        """Return what was found (`measure`); networks' and another split's curves for the first seed alone."""
+        examples, each = COUNTS[run.scale]
+        pool = examples if self.teacher.startswith("image") else _POOL * examples
+        return measure(candidates.beside(self.teacher, pool, run), examples, each, self.teacher.endswith("0"))
+
+
+def content_jobs(run: Run, only: str = "*") -> list[TokenContent]:
+    """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
+    law = candidates.LAWS[LAW]
+    return [
+        job
+        for job in _jobs()
+        if fits(job.name, only.split(","))
+        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
+    ]
+
+
+def content_names() -> list[str]:
+    """Return the names of all jobs, whether their laws are there or not."""
+    return [job.name for job in _jobs()]
+
+
+def _jobs() -> list[TokenContent]:
+    return [TokenContent(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
+
+
+def measure(one: Beside, examples: int, each: int, more: bool = True) -> dict[str, Any]:
+    """Return what tokens' states tell, of a teacher and of what stands beside it.
+
+    `curves` by name and target: usable information of linear probes by depth from 0, held out, nats; `ceilings` by
+    target; `rows` of states; `shares` of the classes that are asked about, and for text their `pieces`; `solver`, how
+    far the equation's steps end from its converged solution, over its movement. With `more`, at the depths `DEEPER`:
+    `again`, the teacher's curves with another choice of what is held out, and `networks`. Cost: about 180 probes.
+    """
+    which, shares, pieces = chosen_targets(one, examples, each)
+    labels = one.teacher.inputs("heldout", one.count)[1][which.examples]
+    found = gathered_states(one, which)
+    curves = {name: curve(states, which, labels) for name, states in found.items()}
+    ceilings = {target: value for target, (_, value) in curves[TEACHER].items()}
+    record: dict[str, Any] = {
+        "rows": len(which),
+        "shares": shares,
+        "pieces": pieces,
+        "ceilings": ceilings,
+        "curves": {n: {target: values for target, (values, _) in each.items()} for n, each in curves.items()},
+        "solver": solver_error(one.only(*range(min(16, examples)))),
+    }
+    if more:
+        few = {name: {d: found[name][d][list(DEEPER)] for d in asked.DISTANCES} for name in DEEPER_NAMES}
+        record["again"] = {t: v for t, (v, _) in curve(few[TEACHER], which, labels, seed=1).items()}
+        deeper = {name: curve(states, which, labels, "two-layer") for name, states in few.items()}
+        record["networks"] = {name: {t: v for t, (v, _) in each.items()} for name, each in deeper.items()}
+    return record
+
+
+def chosen_targets(one: Beside, examples: int, each: int) -> tuple[Targets, list[float], list[int]]:
+    """Return the targets, the share of each class among them, and for texts the pieces that the classes are.
+
+    Codes and pieces are found on calibration examples: of pictures that is training pictures, of texts validation.
+    """
+    known, pieces = one.teacher.inputs("calibration", None)[0], []
+    if isinstance(known, Tensor):
+        assert isinstance(one.inputs, Tensor) and isinstance(one.teacher.model, Transformer)
+        side = one.teacher.model.configuration.patch
+        codes = asked.patch_codes(one.inputs, asked.centres(known, side), side)
+        mask = torch.ones_like(codes, dtype=torch.bool)
+    else:
+        assert isinstance(one.inputs, dict)
+        frequent = asked.frequent_pieces(known["inputs"], known["mask"])
+        codes, mask = asked.piece_codes(one.inputs["inputs"], one.inputs["mask"], frequent), one.inputs["mask"]
+        pieces = frequent.tolist()
+    which = asked.drawn(codes, mask, one.teacher.lattice, examples, each)
+    shares = torch.bincount(which.codes).double() / len(which)
+    return which, shares.tolist(), pieces
+
+
+def gathered_states(one: Beside, which: Targets) -> dict[str, dict[int, Tensor]]:
+    """Return by name and distance the states that are read, (depths, rows, width)."""
+    parts: dict[str, dict[int, list[Tensor]]] = {}
+    for first, states in _flows(one, int(which.examples.max()) + 1):
+        for name, each in states.items():
+            for d, rows in which.states(each, first).items():
+                parts.setdefault(name, {}).setdefault(d, []).append(rows)
+    found = {name: {d: torch.cat(rows, 1) for d, rows in each.items()} for name, each in parts.items()}
+    own = found[TEACHER]
+    found[IDENTITY] = {d: u[:1].expand_as(u) for d, u in own.items()}
+    places = torch.eye(one.teacher.lattice.tokens)
+    found[PLACE] = {d: places[which.readers[d]].expand(len(u), -1, -1) for d, u in own.items()}
+    return found
+
+
+def _flows(one: Beside, count: int) -> Iterator[tuple[int, dict[str, Sequence[Tensor]]]]:
+    """Yield the number of a batch's first example, and the states of teacher and candidates by name."""
+    equations = {name: one.equation(candidates.FAMILIES[name]) for name in (LAW, ONE_STEP)}
+    twin, generator = one.teacher.untrained(), torch.Generator().manual_seed(0)
+    law = equations[LAW]
+    assert law is not None
+    for first in range(0, count, _BATCH):
+        part = one.only(*range(first, min(first + _BATCH, count)))
+        with torch.no_grad():
+            flow = part.reference
+            states: dict[str, Sequence[Tensor]] = {TEACHER: flow.states}
+            states[UNTRAINED] = twin.flow(part.inputs).states
+            states[SHUFFLED] = shuffled_tokens(flow.states, flow.mask, generator)
+            states[LAW] = solved(part, law)
+            with law.without("attention", "reaction") as heat:
+                states[HEAT] = solved(part, heat)
+            if (field := equations[ONE_STEP]) is not None:
+                states[ONE_STEP] = rolled_out(field, flow).states
+        yield first, states
+
+
+def solved(part: Beside, equation: Any) -> tuple[Tensor, ...]:
+    """Return an equation's solution from the teacher's embedding at whole depths, by the steps of `STEPS`."""
+    flow = rolled_out(equation, part.reference, depths=STEPS, method="rk4")
+    return tuple(u for depth, u in zip(flow.depths.tolist(), flow.states, strict=True) if depth == int(depth))
+
+
+def solver_error(part: Beside) -> float:
+    """Return how far `STEPS` ends from the converged solution (dopri5, 1e-6), over its movement: the worst depth."""
+    law, real = part.equation(candidates.FAMILIES[LAW]), part.reference.mask
+    exact = rolled_out(law, part.reference, method="dopri5", rtol=1e-6, atol=1e-6).states
+    stepped = solved(part, law)
+    pairs = list(zip(stepped, exact, strict=True))[1:]
+    return max(float((u - v)[real].norm() / (v - exact[0])[real].norm()) for u, v in pairs)
+
+
+def shuffled_tokens(states: Sequence[Tensor], mask: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Return states with each example's real tokens in a random order, the same at every depth."""
+    order = torch.rand(mask.shape, generator=generator).masked_fill(~mask.bool(), 2.0).argsort(1)
+    return tuple(u.gather(1, order[..., None].expand_as(u)) for u in states)
+
+
+def curve(
+    states: Mapping[int, Tensor], which: Targets, labels: Tensor, family: str = "linear", seed: int = 0
+) -> dict[str, tuple[list[float], float]]:
+    """Return by target the usable information of states by depth, and its ceiling; nats, held out.
+
+    `states` by distance, (depths, rows, width). Probes are given their principal `components`. Targets of one example
+    stay on one side of the split, and what is held out is the same for whoever is asked. States that are the same at
+    every depth are probed once.
+    """
+    found = {}
+    given = {d: [_first_same(u, depth) for depth in range(len(u))] for d, u in states.items()}
+    scores = {d: {depth: components(u[depth]) for depth in set(given[d])} for d, u in states.items()}
+    how = {"groups": which.examples, "permutations": 0, "seed": seed}
+    for target, distance in zip(asked.TARGETS, (*asked.DISTANCES, 0), strict=True):
+        classes = labels if target == LABEL else which.codes
+        known = {depth: usable_information(x, classes, family, **how) for depth, x in sorted(scores[distance].items())}
+        found[target] = [float(known[depth]) for depth in given[distance]], known[0].ceiling
+    return found
+
+
+def components(u: Tensor) -> Tensor:
+    """Return the scores of states (rows, width) on their principal components, but for those of rounding alone.
+
+    A probe's features are all scaled alike. In components that keeps what lies in directions of little spread within
+    the reach of a penalty: a piece's identity, in texts; in the channels it is beyond it.
+    """
+    centred = u.double() - u.double().mean(0)
+    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ directions[sizes > ROUNDING * sizes[0]].T
+
+
+def _first_same(u: Tensor, depth: int) -> int:
+    """Return the first depth at which states (depths, rows, width) are what they are at this one."""
+    return next(before for before in range(depth + 1) if torch.equal(u[before], u[depth]))
+
+
+def digest(path: Any) -> str | None:
+    """Return a file's digest, None where there is none."""
+    return None if path is None else sha256(path)
