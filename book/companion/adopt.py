@@ -10,14 +10,13 @@ from pdelens import models
 from . import studies
 from .data.fashion_mnist import write_subset
 from .data.splits import TOKENIZER, tokenizer_digest
-from .dynamics import flow_candidates
 from .estimators.results import FILE as TRIALS
 from .jobs import run_of
 from .paths import SCALES, DataError, replace_bytes, replace_text, root, sha256, write_checksums
-from .surrogates import files, specs, store, sweep
+from .surrogates import candidates, files, specs, store, sweep
 from .teachers import comparisons, recipes, results, stacking_cost
 
-COMMITTED = (*specs.COMMITTED, *flow_candidates.COMMITTED)
+COMMITTED = (*specs.COMMITTED, *candidates.COMMITTED)
 
 
 def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from companion.dynamics.flow_candidates import Beside
+from companion.surrogates.candidates import Beside
 from companion.teachers.teacher import Teacher
 from pdelens.lattice import Chain
 from pdelens.models import Configuration, Transformer

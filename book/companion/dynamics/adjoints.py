@@ -20,10 +20,10 @@ from pdelens.sensitivity.adjoint import adjoint_gradient
 from pdelens.sensitivity.gradients import gradient_flow
 
 from ..jobs import Job, Run
-from . import flow_candidates as candidates
-from .flow_candidates import Beside
+from ..surrogates import candidates
+from ..surrogates.candidates import Beside
+from ..theory.token_influence import STEPS
 from .gradients import PART, Loss, solved_gradient, weights
-from .token_influence import STEPS
 
 ADJOINTS = "adjoints"
 # Relative tolerance of the adaptive solver, and how many steps lie between two of `STEPS` in the gradient that is true.

@@ -18,10 +18,10 @@ from pdelens.pde.integrate import integrate
 
 from ..jobs import Job, Run
 from ..paths import sha256
+from ..surrogates import candidates
+from ..surrogates.candidates import ONE_STEP, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import MAIN_BUDGET
-from . import flow_candidates as candidates
-from .flow_candidates import ONE_STEP, Beside
 from .gradients import PART, TEACHER, weights
 from .volumes import trace
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds, record_mean
+from ..surrogates.candidates import AFFINE, IDENTITY
 from .branch_traces import TRACES
-from .flow_candidates import AFFINE, IDENTITY
 from .gradients import CLASS, NEAREST, PART, SEED, UNTRAINED
 from .spectra import SPECTRA
 

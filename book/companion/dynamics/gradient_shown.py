@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pdelens.models import Transformer
 
+from ..surrogates.candidates import ONE_STEP, SOLVED, Beside, beside
 from ..teachers.teacher import cached_teacher
-from .flow_candidates import ONE_STEP, SOLVED, Beside, beside
 from .gradients import CLASS, SEED, TEACHER, Loss, class_gradients, equation_gradients, teacher_gradient
 from .input_gradients import InputGradient, input_matrix
 from .strips import pieces

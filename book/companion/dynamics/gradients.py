@@ -19,13 +19,13 @@ from pdelens.sensitivity.gradients import GradientFlow, gradient_flow, gradients
 
 from ..jobs import Job, Run
 from ..paths import DataError, sha256
+from ..surrogates import candidates
+from ..surrogates.candidates import AFFINE, IDENTITY, LAWS, ONE_STEP, SOLVED, Beside, affinely
 from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits
 from ..teachers.teacher import Inputs, Teacher, cached_teacher, features, weights_of
-from . import flow_candidates as candidates
-from .flow_candidates import AFFINE, IDENTITY, LAWS, ONE_STEP, SOLVED, Beside, affinely
+from ..theory.token_influence import STEPS
 from .input_gradients import InputGradient, carried_back, input_matrix, like_class, nearest_of_class, rank_correlation
-from .token_influence import STEPS
 
 PART = "gradients"
 FLOW = "flow"

@@ -14,6 +14,8 @@ from pdelens.sensitivity.flow_map import FlowMap, flow_map
 
 from ..jobs import Job, Run
 from ..paths import sha256
+from ..surrogates import candidates
+from ..surrogates.candidates import HEAT, IDENTITY, LAWS, ONE_STEP, OTHER, SOLVED, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import TEACHERS
 from ..surrogates.solution_fields import CONVERGED
@@ -21,8 +23,6 @@ from ..teachers.recipes import fits
 from ..teachers.teacher import weights_of
 from ..theory import token_influence as maps
 from ..theory.depth_profiles import clusters, profile
-from . import flow_candidates as candidates
-from .flow_candidates import HEAT, IDENTITY, LAWS, ONE_STEP, OTHER, SOLVED, Beside
 
 PART = "dynamics"
 FLOW = "flow"

@@ -15,7 +15,7 @@ from pdelens.pde.integrate import integrate
 from pdelens.sensitivity.flow_map import FlowMap
 
 from ..teachers.teacher import Inputs, Teacher
-from .token_influence import STEPS
+from ..theory.token_influence import STEPS
 
 # (state, padding, depth where it enters) -> the states at whole depths from there to the last
 States = Callable[[Tensor, Tensor | None, int], tuple[Tensor, ...]]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ..jobs import Run
+from ..surrogates import candidates
+from ..surrogates.candidates import AFFINE, ONE_STEP, SOLVED
 from ..surrogates.laws import MAIN_BUDGET
 from ..teachers.teacher import Inputs, Teacher
-from . import flow_candidates as candidates
-from .flow_candidates import AFFINE, ONE_STEP, SOLVED
 from .movers import Mover, affine_of, blocks_of, network_of, solution_of
 
 TEACHER, AGAIN, UNTRAINED, NEAREST = "teacher", "again", "untrained twin", "nearest inputs"

@@ -12,11 +12,11 @@ from ..claims.register import CHANGES
 from ..paths import data_file
 from ..records import record
 from ..seeds import SeedMean, over_seeds, record_mean
+from ..surrogates.candidates import AFFINE, ONE_STEP
 from ..surrogates.crossing import gained
 from ..surrogates.laws import MAIN_BUDGET
 from . import perturbations, pretrained_sensitivity
 from .changes import GRADIENT, NOISE, SHIFT, SWAP, TOKEN
-from .flow_candidates import AFFINE, ONE_STEP
 from .perturbation_cast import HALF, NEAREST, OTHERS, RELEARNT, UNTRAINED
 
 RECORDS = "perturbations.json"

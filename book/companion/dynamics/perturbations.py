@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ..jobs import Job, Run
 from ..paths import sha256
+from ..surrogates import candidates
+from ..surrogates.candidates import AFFINE, LAWS, ONE_STEP, SOLVED
 from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits
 from ..teachers.teacher import Inputs, weights_of
+from ..theory.token_influence import STEPS, drawn_targets
 from . import changes, exponents
-from . import flow_candidates as candidates
 from .changes import GRADIENT, NOISE, SMALL, TOKEN, Point
-from .flow_candidates import AFFINE, LAWS, ONE_STEP, SOLVED
 from .movers import Mover
 from .perturbation_cast import AGAIN, BINDING, NEAREST, OTHERS, REFINED, TEACHER, UNTRAINED, Cast, cast_of
 from .rank_agreement import partial_rank_correlation, rank_correlation
-from .token_influence import STEPS, drawn_targets
 
 PART = "perturbations"
 SEEDS = 3

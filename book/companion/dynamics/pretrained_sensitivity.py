@@ -18,7 +18,7 @@ from ..jobs import Job, Run
 from ..pretrained import models
 from ..teachers.recipes import fits
 from ..theory import frozen
-from . import token_influence as maps
+from ..theory import token_influence as maps
 from .changes import SMALL, length
 from .perturbations import rounded
 

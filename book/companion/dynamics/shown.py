@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pdelens.flow import Flow
 
+from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, SOLVED, Beside, beside, example_agreement, variances
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.solution_fields import CONVERGED
 from ..theory import token_influence as maps
 from . import flow_results, strips
-from .flow_candidates import HEAT, IDENTITY, ONE_STEP, SOLVED, Beside, beside, example_agreement, variances
 from .information_flow import AMOUNTS, ROLLOUT, TEACHER
 
 STRIPS = (TEACHER, "three laws", ONE_STEP, SOLVED, HEAT, IDENTITY)

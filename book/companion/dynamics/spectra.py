@@ -15,13 +15,13 @@ from pdelens.sensitivity.singular import jacobian_spectrum
 from pdelens.sensitivity.subspace import columns
 
 from ..jobs import Job, Run
+from ..surrogates import candidates
+from ..surrogates.candidates import ONE_STEP, OTHER, SOLVED, Beside, selected
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.solution_fields import CONVERGED
 from ..teachers.teacher import Inputs
-from . import flow_candidates as candidates
-from .flow_candidates import ONE_STEP, OTHER, SOLVED, Beside, selected
+from ..theory.token_influence import STEPS, solution_map
 from .gradients import PART, TEACHER, UNTRAINED, weights
-from .token_influence import STEPS, solution_map
 from .volumes import liouville, volume_of, written_down
 
 SPECTRA = "spectra"

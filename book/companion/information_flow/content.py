@@ -10,10 +10,10 @@ from torch import Tensor
 from pdelens.information.usable import usable_information
 from pdelens.models import Transformer
 
-from ..dynamics import flow_candidates as candidates
-from ..dynamics.flow_candidates import HEAT, IDENTITY, ONE_STEP, Beside
 from ..jobs import Job, Run
 from ..paths import sha256
+from ..surrogates import candidates
+from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits

@@ -12,9 +12,9 @@ from torch import Tensor
 from pdelens.models import Block, Transformer
 
 from ..data.fashion_mnist import fashion_mnist
-from ..dynamics import flow_candidates as candidates
-from ..dynamics.flow_candidates import Beside
 from ..jobs import Job, Run
+from ..surrogates import candidates
+from ..surrogates.candidates import Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import TEACHERS
 from ..teachers.recipes import fits

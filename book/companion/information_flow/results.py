@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pdelens.intervals import t_interval
 
-from ..dynamics.flow_candidates import HEAT, IDENTITY
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
+from ..surrogates.candidates import HEAT, IDENTITY
 from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
 from .targets import TARGETS

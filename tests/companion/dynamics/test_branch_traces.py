@@ -5,9 +5,9 @@ import torch
 from tiny_teacher import Tiny, teacher
 
 from companion.dynamics import branch_traces
-from companion.dynamics.flow_candidates import ONE_STEP
 from companion.dynamics.gradients import TEACHER
 from companion.jobs import Run
+from companion.surrogates.candidates import ONE_STEP
 
 
 class WithBlocks(Tiny):

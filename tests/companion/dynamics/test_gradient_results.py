@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from companion.dynamics import gradient_results as results
-from companion.dynamics.flow_candidates import AFFINE, IDENTITY
 from companion.dynamics.gradients import CLASS, NEAREST, UNTRAINED
+from companion.surrogates.candidates import AFFINE, IDENTITY
 
 
 def flow(law, seed, mean=0.4):

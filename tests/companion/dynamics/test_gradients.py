@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import gradient_jobs, gradients
-from companion.dynamics.flow_candidates import AFFINE, IDENTITY, ONE_STEP, SOLVED, affinely
 from companion.dynamics.gradients import CLASS, GIVEN, NEAREST, TEACHER, THROUGH, UNTRAINED
 from companion.dynamics.input_gradients import InputGradient, input_matrix
 from companion.jobs import Run
+from companion.surrogates import candidates
+from companion.surrogates.candidates import AFFINE, IDENTITY, ONE_STEP, SOLVED, affinely
 from pdelens.pde.integrate import integrate
 
 TIMES = [float(time) for time in range(7)]

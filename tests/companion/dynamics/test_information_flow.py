@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import information_flow as flow
-from companion.dynamics.flow_candidates import HEAT, IDENTITY, ONE_STEP, OTHER, SOLVED
 from companion.jobs import Run
+from companion.surrogates import candidates
+from companion.surrogates.candidates import HEAT, IDENTITY, ONE_STEP, OTHER, SOLVED
 from companion.theory import token_influence as maps
 
 SOLVER = {"method": "rk4", "substeps": 2}

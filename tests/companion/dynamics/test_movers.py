@@ -6,9 +6,9 @@ import torch
 from tiny_teacher import Tiny, teacher
 
 from companion.dynamics import movers
-from companion.dynamics import token_influence as maps
 from companion.surrogates.evaluate import rolled_out
 from companion.teachers.teacher import Teacher
+from companion.theory import token_influence as maps
 from pdelens.lattice import Chain
 from pdelens.models import Configuration, Transformer
 

@@ -7,12 +7,12 @@ from scipy.stats import spearmanr
 from tiny_teacher import Tiny, teacher
 
 from companion.dynamics import changes, exponents, movers, perturbation_cast
-from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import perturbations as job
 from companion.dynamics.changes import GRADIENT, NOISE, SHIFT, SMALL, TOKEN
-from companion.dynamics.flow_candidates import AFFINE, ONE_STEP, SOLVED
 from companion.dynamics.perturbation_cast import AGAIN, NEAREST, OTHERS, TEACHER, UNTRAINED, Cast, movers_of
 from companion.jobs import Run
+from companion.surrogates import candidates
+from companion.surrogates.candidates import AFFINE, ONE_STEP, SOLVED
 
 
 @pytest.fixture(scope="module")

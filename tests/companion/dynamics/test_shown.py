@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
 from companion.dynamics import shown, strips
+from companion.surrogates import candidates
 from companion.surrogates.evaluate import rolled_out
 from companion.theory import token_influence as maps
 

@@ -6,10 +6,10 @@ import torch
 from tiny_teacher import Tiny, teacher
 
 from companion.dynamics import spectra
-from companion.dynamics import token_influence as maps
-from companion.dynamics.flow_candidates import ONE_STEP, OTHER, SOLVED
 from companion.dynamics.gradients import TEACHER, UNTRAINED
 from companion.jobs import Run
+from companion.surrogates.candidates import ONE_STEP, OTHER, SOLVED
+from companion.theory import token_influence as maps
 from pdelens.pde.integrate import integrate
 
 SOLVER = {"method": "rk4", "substeps": 2}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
-from companion.dynamics.flow_candidates import HEAT, IDENTITY, ONE_STEP
 from companion.information_flow import content, jobs
 from companion.information_flow import targets as asked
 from companion.information_flow.content import LAW, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from companion.jobs import Run
+from companion.surrogates import candidates
+from companion.surrogates.candidates import HEAT, IDENTITY, ONE_STEP
 from pdelens.information.usable import usable_information
 from pdelens.lattice import Chain
 

@@ -6,9 +6,9 @@ import torch
 from scipy.stats import spearmanr
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
 from companion.information_flow import content, edge_ranks, edges, pairs
 from companion.jobs import Run
+from companion.surrogates import candidates
 
 
 @pytest.fixture(scope="module")

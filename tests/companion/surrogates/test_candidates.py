@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import flow_candidates as candidates
 from companion.jobs import Run
+from companion.surrogates import candidates
 from companion.surrogates.laws import TEACHERS
 from pdelens import flow_of
 from pdelens.agreement.report import state_agreement

@@ -17,10 +17,10 @@ from pdelens.pde.equation import PDE
 
 from ..jobs import Run
 from ..paths import root
-from ..surrogates import files
-from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import MAIN_BUDGET, TEACHERS
 from ..teachers.teacher import Inputs, Teacher, cached_teacher
+from . import files
+from .evaluate import rolled_out
+from .laws import MAIN_BUDGET, TEACHERS
 
 # Families of the calibrated equations: three laws and one, read as their converged solution. Beside them stand a field
 # that was calibrated with one step a layer, read so and solved, and what the diffusion of three laws does alone.
