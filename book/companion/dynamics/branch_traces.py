@@ -1,4 +1,4 @@
-"""Is it calibration that contracts? The traces of a Transformer's branches beside those of its own architecture anew.
+"""Is it calibration that contracts? Traces of a Transformer's branches, of its own architecture anew, of solutions.
 
 The control has a Transformer's blocks, one for each layer, learnt from scratch to its states and attention as an
 equation is, with one step a layer: neither shared over depth nor solved.
@@ -6,6 +6,7 @@ equation is, with one step a layer: neither shared over depth nor solved.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,21 +20,23 @@ from pdelens.pde.integrate import integrate
 from ..jobs import Job, Run
 from ..paths import sha256
 from ..surrogates import candidates
-from ..surrogates.candidates import ONE_STEP, Beside
+from ..surrogates.candidates import ONE_STEP, SOLVED, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import MAIN_BUDGET
+from ..surrogates.solution_fields import CONVERGED
+from ..theory.token_influence import STEPS
 from .gradients import PART, TEACHER, weights
-from .volumes import trace
+from .volumes import liouville, trace
 
 TRACES = "traces"
 BLOCKS, FAMILY = "blocks, calibrated", f"laws-blocks-b{MAIN_BUDGET}"
-# Examples, and random draws for each.
+# Examples, and random draws for each; along solutions half as many of both.
 COUNTS = {"smoke": (2, 2), "book": (8, 16), "full": (32, 32)}
 
 
 @dataclass(frozen=True)
 class BranchTraces(Job):
-    """The mean eigenvalue of every layer's branch: a teacher's, its blocks' calibrated anew, its one-step field's."""
+    """Mean eigenvalues: of a teacher's branches, its blocks' calibrated anew, its one-step field's; along solutions."""
 
     teacher: str
     flush_denormal = True
@@ -44,22 +47,26 @@ class BranchTraces(Job):
         return f"{PART}-{TRACES}-{self.teacher}"
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Return the scale, the sizes and the weights."""
+        """Return the scale, the sizes, the solver and the weights."""
         path = candidates.weights_there(candidates.equation_name(self.teacher, FAMILY), run)
         blocks = {FAMILY: None if path is None else sha256(path)}
-        return {"scale": run.scale, "counts": COUNTS[run.scale], "weights": weights(self.teacher, run) | blocks}
+        how = {"scale": run.scale, "counts": COUNTS[run.scale], "steps": STEPS, "solved": CONVERGED}
+        return how | {"weights": weights(self.teacher, run) | blocks}
 
     def line(self, record: Mapping[str, Any]) -> str:
-        """Return the sums over layers."""
-        return ", ".join(f"{name} {sum(found):.3f}" for name, found in record["traces"].items())
+        """Return the sums over layers, and the integrals."""
+        sums = {name: sum(found) for name, found in record["traces"].items()}
+        sums |= {name: found["total"] for name, found in record["flows"].items()}
+        return ", ".join(f"{name} {found:.3f}" for name, found in sums.items())
 
     def do(self, run: Run) -> dict[str, Any]:
-        """Return what was found: `traces` by name and layer (`measure`)."""
+        """Return what was found: `traces` by name and layer (`branches`), `flows` by name (`solutions`)."""
         count, draws = COUNTS[run.scale]
-        return {"traces": measure(candidates.beside(self.teacher, count, run), draws)}
+        one = candidates.beside(self.teacher, count, run)
+        return {"traces": branches(one, draws), "flows": solutions(one, count // 2, draws // 2)}
 
 
-def measure(one: Beside, draws: int) -> dict[str, list[float]]:
+def branches(one: Beside, draws: int) -> dict[str, list[float]]:
     """Return `tr(J - 1) / n` of every layer, mean over examples, by name: each on its own states."""
     model, found = one.teacher.model, {}
     assert isinstance(model, Transformer)
@@ -87,3 +94,25 @@ def _traces(flow: Flow, step: Callable[[Tensor, int], Tensor], draws: int) -> li
         branch = trace(lambda v, depth=depth: step(v, depth) - v, u, flow.mask, signs)
         found.append(float(branch.mean()))
     return found
+
+
+def solutions(one: Beside, some: int, draws: int) -> dict[str, dict[str, Any]]:
+    """Return the volume of a teacher's equations, solved from the embedding, by Liouville's formula, by name.
+
+    Mean over examples: `total`, by unit of depth-time `units`, by term `terms`, and the standard `error` of the draws.
+    """
+    flow, found = one.reference.select(list(range(some))), {}
+    for name, pde in one.equations.items():
+        found[SOLVED if name == ONE_STEP else name] = _flowed(pde, flow.states[0], flow.mask, draws)
+    return found
+
+
+def _flowed(pde: PDE, u: Tensor, mask: Tensor, draws: int) -> dict[str, Any]:
+    found = liouville(pde, u, mask, STEPS, draws, **CONVERGED)
+    places = [int(start) for start, _ in pairwise(STEPS)]
+    units = [
+        float(sum(part[[place == unit for place in places]].sum() for part in found.terms.values()))
+        for unit in range(int(pde.depth))
+    ]
+    terms = {name: float(part.sum()) for name, part in found.terms.items()}
+    return {"total": found.total, "units": units, "terms": terms, "error": found.error}

@@ -143,12 +143,12 @@ def volume(teacher: str, name: str, part: str = "log") -> SeedMean:
     """
 
     def read(record: Mapping[str, Any]) -> float:
-        found = record["volume"]
-        if part in ("log", "trace"):
-            return float(sum(found["layers"][name][part]))
-        return found["flows"][name]["total"] if part == "total" else found["flows"][name]["terms"][part]
+        found = record["flows"][name]
+        return found["total"] if part == "total" else found["terms"][part]
 
-    return over(SPECTRA, teacher, read)
+    if part in ("log", "trace"):
+        return over(SPECTRA, teacher, lambda record: float(sum(record["volume"]["layers"][name][part])))
+    return over(TRACES, teacher, read)
 
 
 def branch_trace(teacher: str, name: str) -> SeedMean:
@@ -161,9 +161,10 @@ def branch_trace(teacher: str, name: str) -> SeedMean:
 
 def volume_by_unit(teacher: str, name: str) -> np.ndarray:
     """Return the mean log singular value of each layer or unit of depth-time, (seeds, units)."""
-    rows = [record["volume"] for record in records_of(SPECTRA, teacher)]
-    layers = [row["layers"][name]["log"] for row in rows if name in row["layers"]]
-    return np.array(layers or [row["flows"][name]["units"] for row in rows if name in row["flows"]])
+    rows = [record["volume"]["layers"] for record in records_of(SPECTRA, teacher)]
+    flows = [record["flows"] for record in records_of(TRACES, teacher)]
+    layers = [row[name]["log"] for row in rows if name in row]
+    return np.array(layers or [row[name]["units"] for row in flows if name in row])
 
 
 def normality(teacher: str, name: str, measure: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +15,7 @@ from pdelens.sensitivity.subspace import columns
 
 from ..jobs import Job, Run
 from ..surrogates import candidates
-from ..surrogates.candidates import ONE_STEP, OTHER, SOLVED, Beside, selected
+from ..surrogates.candidates import ONE_STEP, OTHER, Beside, selected
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.solution_fields import CONVERGED
 from ..teachers.teacher import Inputs
@@ -25,9 +24,8 @@ from .gradients import PART, TEACHER, UNTRAINED, weights
 from .volumes import liouville, volume_of, written_down
 
 SPECTRA = "spectra"
-# Examples whose spectra are measured, singular values of each, examples of Liouville's formula and of normality, and
-# random draws of both.
-COUNTS = {"smoke": (1, 3, 2, 4), "book": (1, 8, 4, 8), "full": (8, 16, 32, 16)}
+# Examples, singular values of each, and random draws for normality and Liouville's formula.
+COUNTS = {"smoke": (1, 3, 4), "book": (1, 8, 8), "full": (8, 16, 16)}
 # From here on the equation's volume is also taken from its Jacobian itself: far from the entry, where few steps do.
 CHECKED_FROM = 4.0
 MEASURES = ("departure", "asymmetry", "abscissa")
@@ -66,17 +64,17 @@ class Spectra(Job):
         return float(COUNTS[run.scale][0] * COUNTS[run.scale][1])
 
     def line(self, record: Mapping[str, Any]) -> str:
-        """Return the two volumes."""
-        own = sum(record["volume"]["layers"][TEACHER]["log"])
-        return f"mean log singular value {own:.3f}, three laws {record['volume']['flows']['three laws']['total']:.3f}"
+        """Return the teacher's volume, and how three laws' leading directions meet the teacher's."""
+        own, law = sum(record["volume"]["layers"][TEACHER]["log"]), record["spectra"]["0"]["models"]["three laws"]
+        return f"mean log singular value {own:.3f}, three laws' leading directions meet {law['enter']:.3f}"
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found: `spectra` by the depth they start from, `volume`, `normality`."""
-        few, count, some, draws = COUNTS[run.scale]
-        one = candidates.beside(self.teacher, max(few, some), run, self.other)
+        few, count, draws = COUNTS[run.scale]
+        one = candidates.beside(self.teacher, few, run, self.other)
         found = {str(start): spectra(one, few, count, start) for start in (0, 1)}
         checked = self.teacher.endswith("0")
-        return {"spectra": found, "volume": volumes(one, some, draws, checked), "normality": normality(one, few, draws)}
+        return {"spectra": found, "volume": volumes(one, draws, checked), "normality": normality(one, few, draws)}
 
 
 def spectra(one: Beside, few: int, count: int, start: int) -> dict[str, Any]:
@@ -125,28 +123,23 @@ def maps(one: Beside, few: int, start: int):
     yield UNTRAINED, flow_map(one.teacher.untrained().model, inputs, start)
 
 
-def volumes(one: Beside, some: int, draws: int, checked: bool) -> dict[str, Any]:
-    """Return how volume grows: `layers` of networks, from their Jacobians, `flows` of equations by Liouville.
+def volumes(one: Beside, draws: int, checked: bool) -> dict[str, Any]:
+    """Return how volume grows by layer of networks, from their Jacobians on the first example: `layers`, by name.
 
-    Of networks by layer, of the first example: `log` and `trace` (`Volume`). Of equations, mean over examples: `total`,
-    by unit of depth-time `units`, by term `terms`, `error`. Only where `checked`: the untrained twin, and
-    `check`, three laws on the first example from `CHECKED_FROM` on, by Liouville's formula and from the Jacobian.
+    `log` and `trace` by layer (`Volume`). Only where `checked`: the untrained twin, the one-step field as a network,
+    and `check`, three laws from `CHECKED_FROM` on, by Liouville's formula and from the Jacobian itself.
     """
     first = selected(one.inputs, [0])
     layers = {TEACHER: _layers(layer_maps(one.teacher.model, first))}
     if checked:
         layers[UNTRAINED] = _layers(layer_maps(one.teacher.untrained().model, first))
-    flow, flows = one.reference.select(list(range(some))), {}
-    for name, pde in one.equations.items():
-        flows[SOLVED if name == ONE_STEP else name] = _flowed(pde, flow.states[0], flow.mask, draws)
     if checked and ONE_STEP in one.equations:
         field, state = one.equations[ONE_STEP], rolled_out(one.equations[ONE_STEP], one.reference.select([0]))
         layers[ONE_STEP] = _layers(
             flow_map(field, state.states[depth], depth, depth + 1, mask=state.mask, method="lie", substeps=1)
             for depth in range(state.layers)
         )
-    found: dict[str, Any] = {"layers": layers, "flows": flows}
-    return found | ({"check": _check(one, draws)} if checked else {})
+    return {"layers": layers} | ({"check": _check(one, draws)} if checked else {})
 
 
 def layer_maps(model: Transformer | Any, inputs: Inputs) -> list[FlowMap]:
@@ -157,17 +150,6 @@ def layer_maps(model: Transformer | Any, inputs: Inputs) -> list[FlowMap]:
 def _layers(layers) -> dict[str, list[float]]:
     found = [volume_of(written_down(each)) for each in layers]
     return {"log": [one.log for one in found], "trace": [one.trace for one in found]}
-
-
-def _flowed(pde: PDE, u: Tensor, mask: Tensor, draws: int) -> dict[str, Any]:
-    found = liouville(pde, u, mask, STEPS, draws, **CONVERGED)
-    places = [int(start) for start, _ in pairwise(STEPS)]
-    units = [
-        float(sum(part[[place == unit for place in places]].sum() for part in found.terms.values()))
-        for unit in range(int(pde.depth))
-    ]
-    terms = {name: float(part.sum()) for name, part in found.terms.items()}
-    return {"total": found.total, "units": units, "terms": terms, "error": found.error}
 
 
 def _check(one: Beside, draws: int) -> dict[str, float]:

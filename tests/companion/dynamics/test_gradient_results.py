@@ -21,10 +21,7 @@ SPECTRA = {
     "spectra": {
         "0": {"models": {"teacher": {"log": [[2.0, 1.0], [4.0, 3.0]], "gap": 0.5, "error": 0.25}}, "chance": 0.01}
     },
-    "volume": {
-        "layers": {"teacher": {"log": [0.1, 0.2], "trace": [-0.3, 0.0]}},
-        "flows": {"three laws": {"total": -1.5, "units": [-1.0, -0.5], "terms": {"reaction": -1.2}}},
-    },
+    "volume": {"layers": {"teacher": {"log": [0.1, 0.2], "trace": [-0.3, 0.0]}}},
     "normality": {"teacher": {"departure": [0.8, 0.6, 0.4, 0.2]}},
 }
 
@@ -38,7 +35,8 @@ def records(monkeypatch):
     }
     kinds = {"flow": rows, "spectra": {"image-patch4-seed0": SPECTRA}}
     kinds["adjoints"] = {"image-patch4-seed0": {"adjoint": {"end alone": {"error": 0.5, "path": 9.0}}}}
-    kinds["traces"] = {"image-patch4-seed0": {"traces": {"teacher": [9.0, -0.25, 0.5]}}}
+    flows = {"three laws": {"total": -1.5, "units": [-1.0, -0.5], "terms": {"reaction": -1.2}}}
+    kinds["traces"] = {"image-patch4-seed0": {"traces": {"teacher": [9.0, -0.25, 0.5]}, "flows": flows}}
     monkeypatch.setattr(results, "gradient_records", lambda: kinds)
 
 

@@ -8,7 +8,7 @@ from tiny_teacher import Tiny, teacher
 from companion.dynamics import spectra
 from companion.dynamics.gradients import TEACHER, UNTRAINED
 from companion.jobs import Run
-from companion.surrogates.candidates import ONE_STEP, OTHER, SOLVED
+from companion.surrogates.candidates import ONE_STEP, OTHER
 from companion.theory import token_influence as maps
 from pdelens.pde.integrate import integrate
 
@@ -70,27 +70,17 @@ def test_directions_that_meet_are_those_of_the_solutions_jacobian(tiny):
     assert found["leave"] == pytest.approx(float((theirs.U[:, :2].T @ ours.U[:, :2]).square().sum() / 2), abs=1e-3)
 
 
-def test_volumes_are_determinants_of_layers_and_of_the_solution(tiny):
-    found = spectra.volumes(tiny, 1, 30, True)
-    exact = [
-        float(torch.linalg.slogdet(one).logabsdet) / 16 for one in layer_jacobians(tiny.teacher.model, tiny.inputs[0])
-    ]
+def test_volumes_are_determinants_of_layers(tiny):
+    found = spectra.volumes(tiny, 30, True)
+    jacobians = layer_jacobians(tiny.teacher.model, tiny.inputs[0])
+    exact = [float(torch.linalg.slogdet(one).logabsdet) / 16 for one in jacobians]
     np.testing.assert_allclose(found["layers"][TEACHER]["log"], exact, atol=1e-5)
-    traces = [float(one.diagonal().mean()) - 1 for one in layer_jacobians(tiny.teacher.model, tiny.inputs[0])]
+    traces = [float(one.diagonal().mean()) - 1 for one in jacobians]
     np.testing.assert_allclose(found["layers"][TEACHER]["trace"], traces, atol=1e-5)
     assert set(found["layers"]) == {TEACHER, UNTRAINED, ONE_STEP}
     assert found["check"]["liouville"] == pytest.approx(found["check"]["exact"], abs=5 * found["check"]["error"] + 1e-3)
-    assert set(found["flows"]) == {"three laws", "one law", SOLVED}
-    law = found["flows"]["three laws"]
-    assert sum(law["units"]) == pytest.approx(law["total"]) == pytest.approx(sum(law["terms"].values()))
-    assert set(law["terms"]) == {"diffusion", "attention", "reaction"} and len(law["units"]) == 6
-
-
-def test_what_is_measured_of_one_seed_alone(tiny, monkeypatch):
-    flowed = {"total": 0.0}
-    monkeypatch.setattr(spectra, "_flowed", lambda *given: flowed)
-    found = spectra.volumes(tiny, 1, 2, False)
-    assert set(found) == {"layers", "flows"} and set(found["layers"]) == {TEACHER}
+    few = spectra.volumes(tiny, 2, False)
+    assert set(few) == {"layers"} and set(few["layers"]) == {TEACHER}, "what is measured of every seed"
 
 
 def test_normality_is_that_of_each_layers_branch(tiny):
@@ -107,5 +97,6 @@ def test_a_job_is_of_its_weights_and_its_sizes(tmp_path):
     assert "image-patch4-seed0" in job.identity(run)["weights"]
     assert job.identity(Run("book", tmp_path)) != job.identity(run)
     assert job.cost(Run("book", tmp_path)) > job.cost(run) > 0
-    volume = {"layers": {TEACHER: {"log": [0.1, 0.2]}}, "flows": {"three laws": {"total": -1.5}}}
-    assert "0.300, three laws -1.500" in job.line({"volume": volume})
+    found = {"0": {"models": {"three laws": {"enter": 0.25}}}}
+    said = job.line({"volume": {"layers": {TEACHER: {"log": [0.1, 0.2]}}}, "spectra": found})
+    assert "0.300" in said and "0.250" in said
