@@ -179,6 +179,12 @@ def since_highest(family: str, subject: str, measure: str) -> SeedMean:
     return over_seeds((values.max(1) - values[:, -1]).tolist() if len(values) else [])
 
 
+def since_lowest(family: str, subject: str, measure: str) -> SeedMean:
+    """Return how far a measure of the last depth rises from its lowest moment of training to the end, over seeds."""
+    _, values = path(family, subject, measure)
+    return over_seeds((values[:, -1] - values.min(1)).tolist() if len(values) else [])
+
+
 def inputs(family: str) -> int:
     """Return how many equally likely inputs a family's noise was measured on; 1 without a record."""
     return next((record["inputs"] for record in by_seed(family).values()), 1)

@@ -139,3 +139,10 @@ def test_records_of_a_folder_are_gathered_by_part_and_teacher(tmp_path):
         EQUATION: ["text-seed1"],
     }
     assert found[EQUATION]["text-seed1"] == {"name": "bottleneck-equation-text-seed1"}
+
+
+def test_turns_of_training_are_read_at_the_end(monkeypatch):
+    rows = np.array([[1.0, 0.2, 0.5], [0.9, 0.1, 0.1]])
+    monkeypatch.setattr(results, "path", lambda family, subject, measure: ([0, 4, 9], rows))
+    assert results.since_lowest("a", TRAINED, "noise").seeds == pytest.approx((0.3, 0.0))
+    assert results.since_highest("a", TRAINED, "noise").seeds == pytest.approx((0.5, 0.8))
