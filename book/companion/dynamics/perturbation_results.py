@@ -114,6 +114,14 @@ def exponent(teacher: str, name: str, place: int = 0, start: int = 0) -> SeedMea
     return over(teacher, lambda found: found["exponents"][name][str(start)][place])
 
 
+def exponent_gap(teacher: str, start: int = 1) -> SeedMean:
+    """Return by how much the equation's largest exponent is above the teacher's, seed by seed."""
+    start_name = str(start)
+    return over(
+        teacher, lambda one: one["exponents"][EQUATION][start_name][0] - one["exponents"]["teacher"][start_name][0]
+    )
+
+
 def on_sphere(teacher: str, name: str, start: int, normal: bool) -> SeedMean:
     """Return the growth from a depth to the last of noise tangent, or normal, to the norm's sphere."""
     return over(teacher, lambda found: found["sphere"][name][str(start)][int(normal)])
