@@ -74,6 +74,17 @@ def growth(teacher: str, kind: str, name: str, start: int = 0, end: int = -1) ->
     return over(teacher, read)
 
 
+def growth_off(teacher: str, kind: str, name: str) -> SeedMean:
+    """Return by which factor, up or down, a model's growth is off the teacher's, seed by seed: 1 is the teacher's."""
+    kind = kind_of(teacher, kind)
+
+    def read(found: Mapping[str, Any]) -> float:
+        own, ours = (found["growth"][kind][one]["by depth"][-1] for one in ("teacher", name))
+        return max(own / ours, ours / own)
+
+    return over(teacher, read)
+
+
 def by_depth(teacher: str, kind: str, name: str) -> np.ndarray:
     """Return growth from depth 0 for each seed that has it, (seeds, depths)."""
     kind = kind_of(teacher, kind)

@@ -29,7 +29,9 @@ def record(seed, kinds):
     }
     curve |= {"by depth": [1.0, 2.0 + seed, 8.0], "by size": [3.0 + seed] * 5}
     return {
-        "growth": {kind: {"teacher": curve, AFFINE: curve | {"accuracy": 0.25}} for kind in kinds},
+        "growth": {
+            kind: {"teacher": curve, AFFINE: curve | {"accuracy": 0.25, "by depth": [1.0, 4.0]}} for kind in kinds
+        },
         "ranks": {kind: row(0.01 * seed * (kind != "token") - 0.3 * (kind == "token"), seed) for kind in kinds},
         "accuracy": {"teacher": 0.75 + 0.1 * seed},
         "transfer": {"teacher": [0.4, 0.3, 0.2, 0.1]},
@@ -65,6 +67,7 @@ def test_growth_between_depths_is_a_ratio_over_seeds():
     found = results.growth("image-patch4", "natural", "teacher", 1, 2)
     assert found.seeds == pytest.approx((4.0, 8 / 3, 2.0)) and found.interval == pytest.approx(t_interval(found.seeds))
     assert results.by_depth("text-classifier", "natural", "teacher")[:, 1].tolist() == [2, 3, 4]
+    assert results.growth_off("image-patch4", "natural", AFFINE).seeds == (2.0, 2.0, 2.0), "as far below as above"
     sizes, values = results.by_size("image-patch4", "noise", "teacher")
     assert sizes[1] == SMALL and values.shape == (3, 5) and values[2, 0] == 5
 
