@@ -74,6 +74,17 @@ def growth(teacher: str, kind: str, name: str, start: int = 0, end: int = -1) ->
     return over(teacher, read)
 
 
+def growth_off(teacher: str, kind: str, name: str) -> SeedMean:
+    """Return by which factor, up or down, a model's growth is off the teacher's, seed by seed: 1 is the teacher's."""
+    kind = kind_of(teacher, kind)
+
+    def read(found: Mapping[str, Any]) -> float:
+        own, ours = (found["growth"][kind][one]["by depth"][-1] for one in ("teacher", name))
+        return max(own / ours, ours / own)
+
+    return over(teacher, read)
+
+
 def by_depth(teacher: str, kind: str, name: str) -> np.ndarray:
     """Return growth from depth 0 for each seed that has it, (seeds, depths)."""
     kind = kind_of(teacher, kind)
@@ -112,6 +123,14 @@ def rank(teacher: str, kind: str, name: str, which: str = "partial") -> SeedMean
 def exponent(teacher: str, name: str, place: int = 0, start: int = 0) -> SeedMean:
     """Return a finite-time Lyapunov exponent, the largest with `place` 0, from a depth to the last."""
     return over(teacher, lambda found: found["exponents"][name][str(start)][place])
+
+
+def exponent_gap(teacher: str, start: int = 1) -> SeedMean:
+    """Return by how much the equation's largest exponent is above the teacher's, seed by seed."""
+    start_name = str(start)
+    return over(
+        teacher, lambda one: one["exponents"][EQUATION][start_name][0] - one["exponents"]["teacher"][start_name][0]
+    )
 
 
 def on_sphere(teacher: str, name: str, start: int, normal: bool) -> SeedMean:

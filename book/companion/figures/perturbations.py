@@ -111,6 +111,7 @@ def relative_growth(axes: Axes, trained: Mapping[str, Any], twin: Mapping[str, A
     axes.set_yscale("log")
     axes.set_yticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
     axes.minorticks_off()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
 
 
@@ -128,6 +129,6 @@ def layer_values(axes: Axes, trained: Mapping[str, Any], twin: Mapping[str, Any]
 
 def shared_legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
     """Put one panel's legend below all panels, and draw them with fewer dots: many lines make a large file."""
-    figure.set_dpi(120)
+    figure.set_dpi(110)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)

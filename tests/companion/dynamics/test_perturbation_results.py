@@ -29,11 +29,13 @@ def record(seed, kinds):
     }
     curve |= {"by depth": [1.0, 2.0 + seed, 8.0], "by size": [3.0 + seed] * 5}
     return {
-        "growth": {kind: {"teacher": curve, AFFINE: curve | {"accuracy": 0.25}} for kind in kinds},
+        "growth": {
+            kind: {"teacher": curve, AFFINE: curve | {"accuracy": 0.25, "by depth": [1.0, 4.0]}} for kind in kinds
+        },
         "ranks": {kind: row(0.01 * seed * (kind != "token") - 0.3 * (kind == "token"), seed) for kind in kinds},
         "accuracy": {"teacher": 0.75 + 0.1 * seed},
         "transfer": {"teacher": [0.4, 0.3, 0.2, 0.1]},
-        "exponents": {"teacher": {"0": [1.0, 0.5], "1": [0.25 + seed, 0.1]}},
+        "exponents": {"teacher": {"0": [1.0, 0.5], "1": [0.25 + seed, 0.1]}, "three laws": {"1": [1.5 + seed, 0.0]}},
         "sphere": {"teacher": {"0": [5.0, 6.0], "1": [2.0, 1.0]}},
         "sensitivity": {kind: {"teacher": [1.0, 2.0]} for kind in kinds},
         "known": {"norm": [1, 2], "margin": [3, 4], **{kind: [5, 6] for kind in kinds}},
@@ -65,6 +67,7 @@ def test_growth_between_depths_is_a_ratio_over_seeds():
     found = results.growth("image-patch4", "natural", "teacher", 1, 2)
     assert found.seeds == pytest.approx((4.0, 8 / 3, 2.0)) and found.interval == pytest.approx(t_interval(found.seeds))
     assert results.by_depth("text-classifier", "natural", "teacher")[:, 1].tolist() == [2, 3, 4]
+    assert results.growth_off("image-patch4", "natural", AFFINE).seeds == (2.0, 2.0, 2.0), "as far below as above"
     sizes, values = results.by_size("image-patch4", "noise", "teacher")
     assert sizes[1] == SMALL and values.shape == (3, 5) and values[2, 0] == 5
 
@@ -77,6 +80,7 @@ def test_the_linear_regime_ends_where_growth_leaves_five_per_cent():
 
 def test_numbers_are_read_at_their_place():
     assert results.exponent("image-patch4", "teacher", 0, 1).seeds == (0.25, 1.25, 2.25)
+    assert results.exponent_gap("image-patch4").seeds == (1.25, 1.25, 1.25)
     assert results.on_sphere("image-patch4", "teacher", 1, True).mean == 1
     assert results.on_sphere("image-patch4", "teacher", 1, False).mean == 2
     assert results.accuracy("image-patch4", "teacher").mean == pytest.approx(0.85)
