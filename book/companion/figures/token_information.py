@@ -57,7 +57,8 @@ def content(axes: Sequence[Axes], found: Mapping[str, Mapping[str, Tensor]], cei
         top = max(float(each.max()) for each in lines.values())
         if ceilings[target] < 2 * top:
             panel.axhline(ceilings[target], color="0.3", linewidth=0.7)
-            panel.annotate("H", (0.97, ceilings[target]), xycoords=("axes fraction", "data"), fontsize=8, ha="right")
+            look: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8, "ha": "right", "va": "top"}
+            panel.annotate("H", (0.97, ceilings[target]), **look)
         panel.set_xticks(range(0, 7, 2))
         panel.set_ylim(min(-0.02, 1.05 * min(float(each.min()) for each in lines.values())), None)
 

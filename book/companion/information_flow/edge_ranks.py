@@ -28,7 +28,7 @@ ATTENTION, VALUES, ROLLOUT, EQUATION = "attention", "value-weighted norm", "roll
 INPUT, DISTANCE, OTHER, AGAIN = "another input's attention", "distance", "another seed's attention", "other half"
 STATE, LOGITS = "next state", "logits"
 # Examples whose information is measured, whose edges are cut, and of them whose effect on logits; targets of each.
-COUNTS = {"smoke": (96, 6, 2, 2), "book": (2048, 48, 16, 3), "full": (8192, 128, 64, 6)}
+COUNTS = {"smoke": (96, 6, 2, 2), "book": (1536, 32, 8, 3), "full": (8192, 128, 64, 6)}
 _BATCH = 16
 
 
