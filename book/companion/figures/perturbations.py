@@ -78,8 +78,8 @@ def ranks(axes: Axes, found: Mapping[str, Mapping[str, SeedMean]], names: Mappin
             inside = "none" if name.endswith("solved") else colour
             shown: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markersize": 4.5, "linestyle": "none"}
             axes.plot(each[name].mean, height, marker=marker, label=label, zorder=3, **shown)
-            if each[name].interval is not None:
-                axes.hlines(height, *each[name].interval, color=colour, linewidth=1.2, zorder=2)
+            if (ends := each[name].interval) is not None:
+                axes.hlines(height, ends[0], ends[1], color=colour, linewidth=1.2, zorder=2)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(found)), [names[kind] for kind in found])
     axes.set_ylim(len(found) - 0.5, -0.5)

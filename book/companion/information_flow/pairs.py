@@ -26,7 +26,10 @@ def pair_information(now: Tensor, after: Tensor, asked: int = ASKED, told: int =
     halves = torch.arange(examples).split((examples + 1) // 2)
     scale = NOISE * (after - now).double().square().mean()
     return torch.stack(
-        [_fold(now.double(), after.double(), *order, scale, asked, told) for order in (halves, halves[::-1])]
+        [
+            _fold(now.double(), after.double(), fit, read, scale, asked, told)
+            for fit, read in ((halves[0], halves[1]), (halves[1], halves[0]))
+        ]
     )
 
 
