@@ -73,7 +73,7 @@ def _run_train(given) -> None:
     from .dynamics.information_flow import flow_jobs
     from .dynamics.perturbations import perturbation_jobs
     from .dynamics.pretrained_sensitivity import sensitivity_jobs
-    from .jobs import run_jobs, run_of
+    from .jobs import Job, run_jobs, run_of
     from .surrogates.sweep import sweep_jobs
     from .teachers.comparisons import comparison_jobs
     from .teachers.recipes import fits
@@ -90,8 +90,10 @@ def _run_train(given) -> None:
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
         # What is measured of the equations comes after them.
         if run_jobs(calibrated, run, **how):
-            measured = [*flow_jobs(run, given.only), *perturbation_jobs(run, given.only)]
-            run_jobs([*measured, *sensitivity_jobs(given.only)], run, **how)
+            measured: list[Job] = [*flow_jobs(run, given.only), *perturbation_jobs(run, given.only)]
+            measured += sensitivity_jobs(run, given.only)
+            if measured:
+                run_jobs(measured, run, **how)
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def _names(scale: str, only: str = "*") -> list[str]:
 
     plain = [NAME, *(job.name for job in comparison_jobs(run_of(scale, "cpu")))]
     found = [*(recipe.name for recipe in recipes_of(scale)), *plain, STACKING, *names(scale)]
-    found += [*flow_names(), *perturbation_names(), *(job.name for job in sensitivity_jobs())]
+    found += [*flow_names(), *perturbation_names(), *(job.name for job in sensitivity_jobs(run_of(scale, "cpu")))]
     return [name for name in found if fits(name, only.split(","))]
 
 
