@@ -29,7 +29,7 @@ TWIN = "twin"
 # Tokens of each text; a picture of so many pixels a side makes 121 patches and a class token.
 TOKENS, SIDE = 128, 154
 # Inputs whose Jacobians are measured, those whose noise is followed; tokens whose influence is, and directions of each.
-COUNTS = {"smoke": (1, 1, 2, 2), "book": (2, 4, 8, 4), "full": (8, 16, 16, 8)}
+COUNTS = {"book": (2, 4, 8, 4), "full": (8, 16, 16, 8)}
 # Of the model with the most layers so many times fewer.
 DEARER = {"SmolLM2": 2}
 HOW: dict[str, Any] = {"count": 4, "rounds": 3, "draws": 3}
@@ -67,8 +67,10 @@ class PretrainedSensitivity(Job):
         return measure(frozen.backbone(known.model), shown(self.model, known, many), few, targets, draws)
 
 
-def sensitivity_jobs(only: str = "*") -> list[PretrainedSensitivity]:
-    """Return the jobs that fit."""
+def sensitivity_jobs(run: Run, only: str = "*") -> list[PretrainedSensitivity]:
+    """Return the jobs that fit; none at the smallest scale, which needs no download."""
+    if run.scale == "smoke":
+        return []
     found = [PretrainedSensitivity(model, trained) for model in MODELS for trained in (True, False)]
     return [job for job in found if fits(job.name, only.split(","))]
 

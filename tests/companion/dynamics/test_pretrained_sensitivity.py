@@ -71,9 +71,11 @@ def test_distance_is_signed_where_causal_and_of_a_square_where_there_is_a_class_
 
 
 def test_jobs_are_models_and_their_twins(tmp_path):
-    names = [one.name for one in job.sensitivity_jobs()]
+    run = Run("book", tmp_path)
+    names = [one.name for one in job.sensitivity_jobs(run)]
     assert len(set(names)) == 6 and names[:2] == ["sensitivity-MiniLM", "sensitivity-MiniLM-twin"]
-    assert [one.model for one in job.sensitivity_jobs("*-DINOv2*")] == ["DINOv2", "DINOv2"]
-    one, run = job.PretrainedSensitivity("SmolLM2", True), Run("book", tmp_path)
-    assert one.identity(run) != one.identity(Run("smoke", tmp_path)) and one.cost(run) > 1
+    assert [one.model for one in job.sensitivity_jobs(run, "*-DINOv2*")] == ["DINOv2", "DINOv2"]
+    assert job.sensitivity_jobs(Run("smoke", tmp_path)) == []
+    one = job.PretrainedSensitivity("SmolLM2", True)
+    assert one.identity(run) != one.identity(Run("full", tmp_path)) and one.cost(run) > 1
     assert "0.250" in one.line({"exponents": [0.25, 0.1]})
