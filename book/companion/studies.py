@@ -13,7 +13,7 @@ from .dynamics.perturbations import perturbation_jobs, perturbation_names
 from .dynamics.pretrained_sensitivity import sensitivity_jobs
 from .information_flow import results as token_results
 from .information_flow.jobs import token_jobs, token_names
-from .jobs import Job, Run
+from .jobs import Job, Run, run_of
 from .stabilisers import map_results
 from .stabilisers.diffusing import diffusing_jobs, diffusing_names
 from .stabilisers.training_map import map_jobs, map_names
@@ -21,9 +21,8 @@ from .stabilisers.training_map import map_jobs, map_names
 
 def measured_jobs(run: Run, only: str = "*") -> Sequence[Job]:
     """Return the jobs that fit and can be done: what they measure is there."""
-    families = (flow_jobs, gradient_jobs, perturbation_jobs, bottleneck_jobs, token_jobs, diffusing_jobs)
-    found = [job for family in families for job in family(run, only)]
-    return [*found, *sensitivity_jobs(only)]
+    main = (flow_jobs, gradient_jobs, perturbation_jobs, sensitivity_jobs)
+    return [job for family in (*main, bottleneck_jobs, token_jobs, diffusing_jobs) for job in family(run, only)]
 
 
 def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
@@ -35,7 +34,7 @@ def measured_names(scale: str) -> list[str]:
     """Return the names of all jobs that measure, whether what they measure is there or not."""
     families = (flow_names, gradient_names, perturbation_names, token_names, diffusing_names)
     found = [name for family in families for name in family()]
-    return [*found, *bottleneck_names(scale), *(job.name for job in sensitivity_jobs())]
+    return [*found, *bottleneck_names(scale), *(job.name for job in sensitivity_jobs(run_of(scale, "cpu")))]
 
 
 def trained_names(scale: str) -> list[str]:
