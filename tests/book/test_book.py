@@ -115,6 +115,12 @@ def test_readme_says_what_was_recorded():
         "info.table.ksg.pair": "estimate shows {:.2f} of",
         "info.task.pair": "of {:.2f} nats; two bounds",
         "info.bounds.missing": "are both {:.0f} nats wrong in 64.",
+        "gradients.image.input.three-laws.cosine": "gradients have a cosine of {:.2f} (images)",
+        "gradients.text.input.three-laws.cosine": "and {:.2f} (texts) with the Transformer's",
+        "gradients.image.input.mean-of-its-class.cosine": "where the best null has {:.2f} and",
+        "gradients.text.input.mean-of-its-class.cosine": "and {:.2f}; examples that",
+        "perturbations.image.rank.natural.three-laws": "rank correlation {:.2f} and",
+        "perturbations.text.rank.natural.three-laws": "and {:.2f}. What tokens know",
     }.items():
         said.append(text.format(known[key]["value"]))
         assert said[-1] in readme, key
