@@ -107,6 +107,13 @@ def margin(family: str, reading: str, subject: str = TRAINED) -> SeedMean:
     return over_seeds([beyond(own[seed], twin[seed]) for seed in own if seed in twin])
 
 
+def beyond_by(family: str, reading: str, measure: str) -> SeedMean:
+    """Return what one measure of a trained teacher has beyond the twin's compression, and beyond none, over seeds."""
+    own, twin = (compression(family, one, reading) for one in (TRAINED, RANDOM))
+    pairs = [(getattr(own[seed], measure), getattr(twin[seed], measure)) for seed in own if seed in twin]
+    return over_seeds([ours - max(theirs, 0.0) for ours, theirs in pairs])
+
+
 def usable_over(rows: Mapping[int, Row], reading: str) -> list[float]:
     """Return usable information about the label by depth at the last moment, or by moment at the last depth."""
     if reading == "depth":

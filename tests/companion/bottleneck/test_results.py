@@ -84,6 +84,8 @@ def test_a_margin_is_the_least_measures_beyond_the_twin_and_beyond_none(known):
     assert results.margin("a", "training").seeds == pytest.approx((0.3,))
     assert results.margin("a", "depth", results.UNTRAINED).seeds == pytest.approx((-0.3,))
     assert results.margin("a", "depth", results.MEMORISED).seeds == pytest.approx((0.7, 0.7)[:1])
+    each = [results.beyond_by("a", "depth", measure).seeds for measure in ("noise", "entropy", "scatter")]
+    assert [value for (value,) in each] == pytest.approx([0.3, 0.3, 0.5])
     assert results.beyond(Compression(-0.1, 1, 1), Compression(-0.5, 0, 0)) == -0.1, "less expanded is not compressed"
 
 
