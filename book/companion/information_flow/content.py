@@ -191,6 +191,7 @@ def solved(part: Beside, equation: Any) -> tuple[Tensor, ...]:
 def solver_error(part: Beside) -> float:
     """Return how far `STEPS` ends from the converged solution (dopri5, 1e-6), over its movement: the worst depth."""
     law, real = part.equation(candidates.FAMILIES[LAW]), part.reference.mask
+    assert law is not None
     exact = rolled_out(law, part.reference, method="dopri5", rtol=1e-6, atol=1e-6).states
     stepped = solved(part, law)
     pairs = list(zip(stepped, exact, strict=True))[1:]

@@ -43,7 +43,7 @@ def patches(pictures: Tensor, side: int) -> Tensor:
 def centres(pictures: Tensor, side: int, count: int = CODES, seed: int = 0) -> Tensor:
     """Return the centres of k-means on the patches of pictures, (count, pixels): Lloyd's, started by k-means++."""
     rows = patches(pictures, side).flatten(0, 1).numpy()
-    return torch.from_numpy(kmeans2(rows, count, iter=_ITERATIONS, minit="++", seed=np.random.default_rng(seed))[0])
+    return torch.from_numpy(kmeans2(rows, count, iter=_ITERATIONS, minit="++", rng=np.random.default_rng(seed))[0])
 
 
 def patch_codes(pictures: Tensor, known: Tensor, side: int) -> Tensor:
