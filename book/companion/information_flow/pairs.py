@@ -23,14 +23,10 @@ def pair_information(now: Tensor, after: Tensor, asked: int = ASKED, told: int =
     least-squares problem of `tokens * told` right sides.
     """
     examples = len(now)
-    halves = torch.arange(examples).split((examples + 1) // 2)
-    scale = NOISE * (after - now).double().square().mean()
-    return torch.stack(
-        [
-            _fold(now.double(), after.double(), fit, read, scale, asked, told)
-            for fit, read in ((halves[0], halves[1]), (halves[1], halves[0]))
-        ]
-    )
+    first, second = torch.arange(examples).split((examples + 1) // 2)
+    noise, both = NOISE * (after - now).double().square().mean(), (now.double(), after.double())
+    found = [_fold(*both, fit, read, noise, asked, told) for fit, read in ((first, second), (second, first))]
+    return torch.stack(found)
 
 
 def _fold(now: Tensor, after: Tensor, fit: Tensor, read: Tensor, noise: Tensor, asked: int, told: int) -> Tensor:

@@ -173,4 +173,6 @@ def test_what_is_measured_has_every_name_and_target(patch):
         assert set(each) == {"itself", "distance 1", "class"} and {len(row) for row in each.values()} == {7}
     assert np.ptp(record["curves"][IDENTITY]["itself"]) == 0 == np.ptp(record["curves"][PLACE]["itself"])
     assert record["ceilings"]["class"] == pytest.approx(np.log(3), abs=0.05)
-    assert set(record["networks"]) == {TEACHER, LAW, UNTRAINED} and len(record["again"]["itself"]) == 2
+    assert set(record["networks"]) == {TEACHER, LAW, UNTRAINED} and len(record["again"]["itself"]) == len(
+        content.DEEPER
+    )
