@@ -148,3 +148,17 @@ def test_turns_of_training_are_read_at_the_end(monkeypatch):
     monkeypatch.setattr(results, "path", lambda family, subject, measure: ([0, 4, 9], rows))
     assert results.since_lowest("a", TRAINED, "noise").seeds == pytest.approx((0.3, 0.0))
     assert results.since_highest("a", TRAINED, "noise").seeds == pytest.approx((0.5, 0.8))
+
+
+def test_a_twin_begins_as_the_teacher_of_its_own_seed(monkeypatch):
+    planes = {f"b-seed{seed}": {"moments": {"9": LAST, "0": first}} for seed, first in ((0, MIDDLE), (3, FIRST))}
+    monkeypatch.setattr(
+        results, "records", lambda: {PLANE: planes | {"b-random-labels-seed3": {"moments": {"9": TWIN}}}}
+    )
+    assert results.moments("b", RANDOM)[3][0] is FIRST
+
+
+def test_an_equations_gap_is_the_largest_from_depth_one_whichever_way(monkeypatch):
+    subjects = {"teacher": {"noise": [9.0, 3.0, 2.0]}, "three laws": {"noise": [0.0, 1.0, 2.5]}}
+    monkeypatch.setattr(results, "records", lambda: {EQUATION: {"m-seed0": {"subjects": subjects}}})
+    assert results.gap("m", "noise").seeds == (2.0,) and results.gap("z", "noise").seeds == ()
