@@ -10,7 +10,7 @@ from torch import Tensor
 from pdelens.models import Transformer
 
 from ..jobs import Job, Run
-from ..paths import sha256
+from ..paths import root, sha256
 from ..teachers.recipes import fits
 from ..teachers.teacher import Teacher, teacher_named, weights_of
 from ..theory.token_influence import HeatKernels
@@ -61,7 +61,13 @@ class Diffusing(Job):
 def diffusing_jobs(run: Run, only: str = "*") -> list[Diffusing]:
     """Return the jobs that fit, of teachers whose weights are there."""
     fitting = [job for job in _jobs() if fits(job.name, only.split(","))]
-    return [job for job in fitting if weights_of(job.teacher, run.folder) is not None]
+    return [job for job in fitting if _there(job.teacher, run)]
+
+
+def _there(teacher: str, run: Run) -> bool:
+    """Say whether a teacher's weights are there: trained in the run's folder, or committed."""
+    name = f"{teacher}.safetensors"
+    return (run.folder / name).exists() or (root() / "data" / "weights" / name).exists()
 
 
 def diffusing_names() -> list[str]:
