@@ -12,12 +12,12 @@ from pdelens.flow import Flow
 from pdelens.models import Transformer
 
 from ..jobs import Job, Run
-from ..paths import root, sha256
-from ..surrogates import files
-from ..surrogates.laws import MAIN_BUDGET, TEACHERS
+from ..paths import sha256
+from ..surrogates import candidates
 from ..surrogates.solution_fields import CONVERGED
+from ..surrogates.study import jobs_of, names_of, weight_digests
 from ..teachers.recipes import TWINS, Recipe, fits, recipes_of
-from ..teachers.teacher import cached_teacher, weights_of
+from ..teachers.teacher import cached_teacher
 from . import measures, subjects
 from .subjects import Sample
 
@@ -170,14 +170,11 @@ class Equation(Job):
     @property
     def law(self) -> str:
         """The equation's name."""
-        family, seed = self.teacher.rsplit("-", 1)
-        return f"rung-{family}-laws-k3-b{MAIN_BUDGET}-{seed}"
+        return candidates.equation_name(self.teacher, candidates.LAWS["three laws"])
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
-        law, own = law_there(self.law, run), weights_of(self.teacher, run.folder)
-        assert own is not None
-        weights = {self.teacher: sha256(own), self.law: None if law is None else sha256(law)}
+        weights = weight_digests([self.teacher], [self.law], run)
         return _settings(run) | {"steps": subjects.STEPS, "weights": weights}
 
     def cost(self, run: Run) -> float:
@@ -187,9 +184,8 @@ class Equation(Job):
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found by subject and depth (`Layers.whole`), and the error of the equation's solver."""
         inputs, _, count, _ = SIZES[run.scale]
-        teacher, path = cached_teacher(self.teacher, run), law_there(self.law, run)
-        assert path is not None
-        equation = files.load(self.law, run if path.parent == run.folder else None)[0].requires_grad_(False)
+        teacher, equation = cached_teacher(self.teacher, run), candidates.equation_there(self.law, run)
+        assert equation is not None
         model, twin = teacher.model, teacher.untrained().model
         assert isinstance(model, Transformer) and isinstance(twin, Transformer)
         sample = subjects.held_out(model.configuration, count, run.folder)
@@ -204,32 +200,21 @@ class Equation(Job):
         return {"examples": count, "inputs": inputs, "ceiling": ceiling, "subjects": found, "solver": error}
 
 
-def law_there(name: str, run: Run) -> Path | None:
-    """Return an equation's file of weights: a run's, or else a committed one; None where there is neither."""
-    places = (run.folder, root() / "data" / "weights")
-    return next((path for place in places if (path := place / f"{name}.safetensors").exists()), None)
-
-
 def bottleneck_jobs(run: Run, only: str = "*") -> list[Job]:
     """Return the jobs that fit, of teachers whose training has ended, and of laws that are there."""
     ready: list[Job] = [job for job in _planes(run.scale) if subjects.trained_there(job.recipe, run.folder)]
-    ready += [job for job in _equations() if law_there(job.law, run) is not None]
-    return [job for job in ready if fits(job.name, only.split(","))]
+    return [job for job in ready if fits(job.name, only.split(","))] + jobs_of((Equation,), run, only)
 
 
 def bottleneck_names(scale: str) -> list[str]:
     """Return the names of all jobs, whether what they measure is there or not."""
-    return [job.name for job in (*_planes(scale), *_equations())]
+    return [*(job.name for job in _planes(scale)), *names_of((Equation,))]
 
 
 def _planes(scale: str) -> list[Plane]:
     variants = (TRAINED, RANDOM, *ACTIVATIONS)
     recipes = [one for one in recipes_of(scale) if one.family in FAMILIES and one.variant in variants]
     return [Plane(recipe) for recipe in recipes if recipe.seed < TWINS]
-
-
-def _equations() -> list[Equation]:
-    return [Equation(f"{teacher}-seed{seed}") for seed in range(TWINS) for teacher in TEACHERS]
 
 
 def _settings(run: Run) -> dict[str, Any]:

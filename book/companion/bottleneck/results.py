@@ -10,6 +10,7 @@ import numpy as np
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
+from ..surrogates import study
 from .measures import MEASURES, Compression
 from .planes import EQUATION, FAMILY, PART, PLANE, RANDOM, TRAINED
 
@@ -23,11 +24,7 @@ Row = Mapping[str, Any]
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the records in a folder, by part and teacher (files `bottleneck-<part>-<teacher>`)."""
-    found: dict[str, dict[str, Any]] = {PLANE: {}, EQUATION: {}}
-    for path in sorted(folder.glob(f"{PART}-*.json")):
-        part, _, teacher = path.stem.removeprefix(f"{PART}-").partition("-")
-        found[part][teacher] = json.loads(path.read_text())["record"]
-    return found
+    return {PLANE: {}, EQUATION: {}} | study.gathered(folder, PART)
 
 
 @cache

@@ -20,10 +20,8 @@ from ..data.splits import Examples, coder, fair_order, load_splits
 from ..surrogates.evaluate import rolled_out
 from ..teachers.recipes import Recipe
 from ..teachers.stack import training_set
+from ..theory.token_influence import STEPS
 
-# Depth-times between which one Runge-Kutta step of order 4 each follows a calibrated equation to within some per cent
-# of its movement: they halve towards the entry, where a small embedding is carried far at once.
-STEPS = (0.0, *(2.0**-k for k in range(8, -1, -1)), 1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 BATCH = 256
 
 

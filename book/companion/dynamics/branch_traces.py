@@ -18,12 +18,12 @@ from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
 
 from ..jobs import Job, Run
-from ..paths import sha256
 from ..surrogates import candidates
 from ..surrogates.candidates import ONE_STEP, SOLVED, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.laws import MAIN_BUDGET
 from ..surrogates.solution_fields import CONVERGED
+from ..surrogates.study import weight_digests
 from ..theory.token_influence import STEPS
 from .gradients import PART, TEACHER, weights
 from .volumes import liouville, trace
@@ -48,8 +48,8 @@ class BranchTraces(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the solver and the weights."""
-        path = candidates.weights_there(candidates.equation_name(self.teacher, FAMILY), run)
-        blocks = {FAMILY: None if path is None else sha256(path)}
+        name = candidates.equation_name(self.teacher, FAMILY)
+        blocks = {FAMILY: weight_digests((), [name], run)[name]}
         how = {"scale": run.scale, "counts": COUNTS[run.scale], "steps": STEPS, "solved": CONVERGED}
         return how | {"weights": weights(self.teacher, run) | blocks}
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..paths import data_file
-from ..seeds import SeedMean, over_seeds
+from ..seeds import SeedMean
+from ..surrogates import study
 from .information_flow import FLOW, PART, UNIT
 
 RECORDS = "dynamics.json"
@@ -19,11 +20,7 @@ MEASURES = ("norm", "cosine", "rank", "clusters")
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the records of jobs on dynamics in a folder, by part and teacher (files `dynamics-<part>-<teacher>`)."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(f"{PART}-*.json")):
-        part, _, teacher = path.stem.removeprefix(f"{PART}-").partition("-")
-        found.setdefault(part, {})[teacher] = json.loads(path.read_text())["record"]
-    return found
+    return study.gathered(folder, PART)
 
 
 @cache
@@ -34,21 +31,12 @@ def flow_records() -> dict[str, Any]:
 
 def records_of(teacher: str) -> list[dict[str, Any]]:
     """Return a teacher's records, the lowest seed first; `teacher` as in "image-patch4"."""
-    rows = flow_records()
-    return [rows[name] for name in sorted(rows) if name.startswith(f"{teacher}-seed")]
+    return study.of_teacher(flow_records(), teacher)
 
 
 def over(teacher: str, read: Callable[[Mapping[str, Any]], float | None]) -> SeedMean:
     """Return what is read of each record, over the seeds that have it (None, or no such name: they have not)."""
-    found = []
-    for record in records_of(teacher):
-        try:
-            value = read(record)
-        except KeyError:
-            continue
-        if value is not None:
-            found.append(value)
-    return over_seeds(found)
+    return study.over(records_of(teacher), read)
 
 
 def worst_r2(teacher: str, name: str) -> SeedMean:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds, record_mean
+from ..surrogates import study
 from ..surrogates.candidates import AFFINE, IDENTITY
 from .branch_traces import TRACES
 from .gradients import CLASS, NEAREST, PART, SEED, UNTRAINED
@@ -24,11 +25,7 @@ NULLS = (UNTRAINED, IDENTITY, AFFINE, NEAREST, CLASS)
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the records of jobs on gradients in a folder, by kind and teacher (`gradients-<kind>-<teacher>.json`)."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(f"{PART}-*.json")):
-        kind, _, teacher = path.stem.removeprefix(f"{PART}-").partition("-")
-        found.setdefault(kind, {})[teacher] = json.loads(path.read_text())["record"]
-    return found
+    return study.gathered(folder, PART)
 
 
 @cache
@@ -39,19 +36,12 @@ def gradient_records() -> dict[str, Any]:
 
 def records_of(kind: str, teacher: str) -> list[dict[str, Any]]:
     """Return a teacher's records of a kind, the lowest seed first; `teacher` as in "image-patch4"."""
-    rows = gradient_records()[kind]
-    return [rows[name] for name in sorted(rows) if name.startswith(f"{teacher}-seed")]
+    return study.of_teacher(gradient_records()[kind], teacher)
 
 
 def over(kind: str, teacher: str, read: Callable[[Mapping[str, Any]], float]) -> SeedMean:
     """Return what is read of each record, over the seeds that have it (no such name: they have not)."""
-    found = []
-    for record in records_of(kind, teacher):
-        try:
-            found.append(read(record))
-        except KeyError:
-            continue
-    return over_seeds(found)
+    return study.over(records_of(kind, teacher), read)
 
 
 def agreement(record: Mapping[str, Any], name: str, measure: str = "cosine") -> float:

@@ -1,6 +1,6 @@
 """Measures how a loss's gradient flows back through a teacher and through what stands beside it, over seeds."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,18 +18,16 @@ from pdelens.sensitivity.flow_map import flow_map
 from pdelens.sensitivity.gradients import GradientFlow, gradient_flow, gradients_of
 
 from ..jobs import Job, Run
-from ..paths import DataError, sha256
+from ..paths import DataError
 from ..surrogates import candidates
-from ..surrogates.candidates import AFFINE, IDENTITY, LAWS, ONE_STEP, SOLVED, Beside, affinely
-from ..surrogates.laws import TEACHERS
-from ..teachers.recipes import fits
+from ..surrogates.candidates import AFFINE, IDENTITY, ONE_STEP, SOLVED, Beside, affine_map
+from ..surrogates.study import weight_digests
 from ..teachers.teacher import Inputs, Teacher, cached_teacher, features, weights_of
 from ..theory.token_influence import STEPS
 from .input_gradients import InputGradient, carried_back, input_matrix, like_class, nearest_of_class, rank_correlation
 
 PART = "gradients"
 FLOW = "flow"
-SEEDS = 3
 # Held-out examples, and calibration examples whose gradients are known to the nulls of a class.
 COUNTS = {"smoke": (6, 24), "book": (64, 512), "full": (256, 2048)}
 # Steps of order 4 between the depth-times of `STEPS`: one leaves an error of a tenth of the gradient.
@@ -81,9 +79,7 @@ class Gradients(Job):
 def weights(teacher: str, run: Run) -> dict[str, str | None]:
     """Return the digests of all weights that are measured: the teacher's, other seeds', its equations'."""
     names = [candidates.equation_name(teacher, family) for family in candidates.FAMILIES.values()]
-    paths = {name: candidates.weights_there(name, run) for name in names}
-    paths |= {name: weights_of(name, run.folder) for name in (teacher, *other_seeds(teacher, run))}
-    return {name: None if path is None else sha256(path) for name, path in paths.items()}
+    return weight_digests((teacher, *other_seeds(teacher, run)), names, run)
 
 
 def other_seeds(teacher: str, run: Run) -> list[str]:
@@ -96,19 +92,6 @@ def other_seeds(teacher: str, run: Run) -> list[str]:
             continue
         found += [name] if name != teacher else []
     return found
-
-
-def jobs_of(kind: Callable[[str], Job], run: Run, only: str = "*") -> Iterator[Job]:
-    """Yield the jobs of a kind that fit, for teachers whose law is there."""
-    for job, teacher in ((kind(name), name) for name in teacher_names()):
-        law = candidates.equation_name(teacher, LAWS["three laws"])
-        if fits(job.name, only.split(",")) and candidates.weights_there(law, run) is not None:
-            yield job
-
-
-def teacher_names() -> list[str]:
-    """Return the teachers that are measured, by seed."""
-    return [f"{teacher}-seed{seed}" for seed in range(SEEDS) for teacher in TEACHERS]
 
 
 @dataclass(frozen=True)
@@ -194,10 +177,9 @@ def given_gradients(one: Beside, last: Tensor) -> dict[str, list[Tensor]]:
     `IDENTITY` hands it back unchanged, `AFFINE` through each layer's best affine map (calibration examples), and
     three laws through their own solution.
     """
-    zero, unit = torch.zeros(1, last.shape[-1]), torch.eye(last.shape[-1])
     steps = pairwise(one.calibration.states)
-    ends = [[affinely(x, y, one.calibration.mask, at) for at in (unit, zero)] for x, y in steps]
-    found = {IDENTITY: [last] * (len(ends) + 1), AFFINE: carried_back(last, [full - bias for full, bias in ends])}
+    matrices = [affine_map(x, y, one.calibration.mask)[0] for x, y in steps]
+    found = {IDENTITY: [last] * (len(matrices) + 1), AFFINE: carried_back(last, matrices)}
     start, mask, pde = one.reference.states[0], one.reference.mask, one.equations["three laws"]
 
     def pulled(some: slice) -> GradientFlow:

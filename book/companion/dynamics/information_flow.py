@@ -13,20 +13,16 @@ from pdelens.flow import Flow
 from pdelens.sensitivity.flow_map import FlowMap, flow_map
 
 from ..jobs import Job, Run
-from ..paths import sha256
 from ..surrogates import candidates
-from ..surrogates.candidates import HEAT, IDENTITY, LAWS, ONE_STEP, OTHER, SOLVED, Beside
+from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, OTHER, SOLVED, Beside
 from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import TEACHERS
 from ..surrogates.solution_fields import CONVERGED
-from ..teachers.recipes import fits
-from ..teachers.teacher import weights_of
+from ..surrogates.study import jobs_of, names_of, other_seed, weight_digests
 from ..theory import token_influence as maps
 from ..theory.depth_profiles import clusters, profile
 
 PART = "dynamics"
 FLOW = "flow"
-SEEDS = 3
 # Examples whose states are compared; of them so many, at evenly spaced ranks of agreement, whose influence is
 # measured, on so many of their tokens, with so many random directions for each.
 COUNTS = {"smoke": (6, 3, 3, 2), "book": (64, 5, 8, 8), "full": (192, 15, 11, 32)}
@@ -52,18 +48,16 @@ class InformationFlow(Job):
     @property
     def other(self) -> str:
         """The teacher of the next seed among those that are measured."""
-        return f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % SEEDS}"
+        return other_seed(self.teacher)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
-        teachers = {name: _digest(weights_of(name, run.folder)) for name in (self.teacher, self.other)}
         names = [candidates.equation_name(self.teacher, family) for family in candidates.FAMILIES.values()]
-        equations = {name: _digest(candidates.weights_there(name, run)) for name in names}
         return {
             "scale": run.scale,
             "counts": COUNTS[run.scale],
             "steps": maps.STEPS,
-            "weights": teachers | equations,
+            "weights": weight_digests((self.teacher, self.other), names, run),
             "solved": CONVERGED,
         }
 
@@ -84,24 +78,14 @@ class InformationFlow(Job):
         return found if self.teacher.endswith("0") else found | {"maps": {}}
 
 
-def flow_jobs(run: Run, only: str = "*") -> list[InformationFlow]:
+def flow_jobs(run: Run, only: str = "*") -> list[Job]:
     """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
-    law = LAWS["three laws"]
-    return [
-        job
-        for job in _jobs()
-        if fits(job.name, only.split(","))
-        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
-    ]
+    return jobs_of((InformationFlow,), run, only)
 
 
 def flow_names() -> list[str]:
     """Return the names of all jobs, whether their laws are there or not."""
-    return [job.name for job in _jobs()]
-
-
-def _jobs() -> list[InformationFlow]:
-    return [InformationFlow(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
+    return names_of((InformationFlow,))
 
 
 def measure(one: Beside, few: int, many: int, draws: int) -> dict[str, Any]:
@@ -237,7 +221,3 @@ def solver_error(one: Beside, chosen: list[int]) -> float:
 def packed(shares: Tensor) -> list[list[list[int]]]:
     """Return maps of shares as whole numbers of `UNIT`: by example, a row for each target."""
     return (shares / UNIT).round().long().tolist()
-
-
-def _digest(path: Any) -> str | None:
-    return None if path is None else sha256(path)

@@ -14,6 +14,7 @@ from pdelens.pde.equation import PDE
 from pdelens.pde.integrate import integrate
 from pdelens.sensitivity.flow_map import FlowMap
 
+from ..surrogates.candidates import affine_map
 from ..teachers.teacher import Inputs, Teacher
 from ..theory.token_influence import STEPS
 
@@ -163,8 +164,6 @@ def affine_maps(calibration: Flow) -> Sequence[tuple[Tensor, Tensor]]:
     """Return for every layer the matrix and bias that come nearest to the next state, over real tokens."""
     found = []
     for before, after in pairwise(calibration.states):
-        rows = before[calibration.mask].double()
-        design = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
-        answer = torch.linalg.lstsq(design, after[calibration.mask].double(), driver="gelsd").solution
-        found.append((answer[:-1].to(before), answer[-1].to(before)))
+        matrix, bias = affine_map(before, after, calibration.mask)
+        found.append((matrix.to(before), bias.to(before)))
     return found

@@ -12,6 +12,7 @@ from ..claims.register import CHANGES
 from ..paths import data_file
 from ..records import record
 from ..seeds import SeedMean, over_seeds, record_mean
+from ..surrogates import study
 from ..surrogates.candidates import AFFINE, ONE_STEP
 from ..surrogates.crossing import gained
 from ..surrogates.laws import MAIN_BUDGET
@@ -44,19 +45,12 @@ def committed() -> dict[str, Any]:
 
 def records_of(teacher: str) -> list[dict[str, Any]]:
     """Return a teacher's records, the lowest seed first; `teacher` as in "image-patch4"."""
-    rows = committed()[perturbations.PART]
-    return [rows[name] for name in sorted(rows) if name.startswith(f"{teacher}-seed")]
+    return study.of_teacher(committed()[perturbations.PART], teacher)
 
 
 def over(teacher: str, read: Callable[[Mapping[str, Any]], float]) -> SeedMean:
     """Return what is read of each record, over the seeds that have it."""
-    found = []
-    for one in records_of(teacher):
-        try:
-            found.append(float(read(one)))
-        except KeyError:
-            continue
-    return over_seeds(found)
+    return study.over(records_of(teacher), read)
 
 
 def kind_of(teacher: str, kind: str) -> str:

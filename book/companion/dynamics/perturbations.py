@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from ..jobs import Job, Run
-from ..paths import sha256
 from ..surrogates import candidates
-from ..surrogates.candidates import AFFINE, LAWS, ONE_STEP, SOLVED
-from ..surrogates.laws import TEACHERS
-from ..teachers.recipes import fits
-from ..teachers.teacher import Inputs, weights_of
+from ..surrogates.candidates import AFFINE, ONE_STEP, SOLVED
+from ..surrogates.study import jobs_of, names_of, other_seed, rounded, weight_digests
+from ..teachers.teacher import Inputs
 from ..theory.token_influence import STEPS, drawn_targets
 from . import changes, exponents
 from .changes import GRADIENT, NOISE, SMALL, TOKEN, Point
@@ -23,7 +21,6 @@ from .perturbation_cast import AGAIN, BINDING, NEAREST, OTHERS, REFINED, TEACHER
 from .rank_agreement import partial_rank_correlation, rank_correlation
 
 PART = "perturbations"
-SEEDS = 3
 # Held-out examples; calibration ones for the look-up table; draws of noise, and those of what is dear; examples whose
 # exponents are found.
 COUNTS = {"smoke": (8, 8, 2, 1, 1), "book": (64, 256, 16, 6, 4), "full": (512, 1024, 32, 16, 16)}
@@ -53,15 +50,13 @@ class Perturbations(Job):
     @property
     def others(self) -> tuple[str, ...]:
         """The teachers of the other seeds that are measured, the next one first."""
-        seed = int(self.teacher[-1])
-        return tuple(f"{self.teacher[:-1]}{(seed + step) % SEEDS}" for step in (1, 2))
+        return tuple(other_seed(self.teacher, step) for step in (1, 2))
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
         families = {**candidates.FAMILIES, **BINDING}
         names = [candidates.equation_name(self.teacher, family) for family in families.values()]
-        weights = {name: _digest(weights_of(name, run.folder)) for name in (self.teacher, *self.others)}
-        weights |= {name: _digest(candidates.weights_there(name, run)) for name in names}
+        weights = weight_digests((self.teacher, *self.others), names, run)
         sizes = {"counts": COUNTS[run.scale], "sizes": changes.SIZES, "small": SMALL, "steps": STEPS}
         return {"scale": run.scale, **sizes, "refined": REFINED, "weights": weights}
 
@@ -81,24 +76,14 @@ class Perturbations(Job):
         return found if self.teacher.endswith("0") else found | {"sensitivity": {}, "known": {}}
 
 
-def perturbation_jobs(run: Run, only: str = "*") -> list[Perturbations]:
+def perturbation_jobs(run: Run, only: str = "*") -> list[Job]:
     """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
-    law = LAWS["three laws"]
-    return [
-        job
-        for job in _jobs()
-        if fits(job.name, only.split(","))
-        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
-    ]
+    return jobs_of((Perturbations,), run, only)
 
 
 def perturbation_names() -> list[str]:
     """Return the names of all jobs, whether their laws are there or not."""
-    return [job.name for job in _jobs()]
-
-
-def _jobs() -> list[Perturbations]:
-    return [Perturbations(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
+    return names_of((Perturbations,))
 
 
 @dataclass(eq=False)
@@ -295,22 +280,3 @@ def transfer(cast: Cast, found: Mapping[str, Found]) -> dict[str, list[float]]:
             hits.append(right(mover, point, changes.grown(mover, point, change).last, cast.labels))
         rows[name] = hits
     return rows
-
-
-def rounded(found: Any) -> Any:
-    """Return numbers as a record keeps them, five digits each; tensors as lists.
-
-    >>> rounded({"a": [1 / 3, 2], "b": torch.tensor([1e-9])})
-    {'a': [0.33333, 2], 'b': [1e-09]}
-    """
-    if isinstance(found, Mapping):
-        return {name: rounded(each) for name, each in found.items()}
-    if isinstance(found, Tensor):
-        return rounded(found.tolist())
-    if isinstance(found, list | tuple):
-        return [rounded(each) for each in found]
-    return float(f"{found:.5g}") if isinstance(found, float) else found
-
-
-def _digest(path: Any) -> str | None:
-    return None if path is None else sha256(path)

@@ -16,11 +16,11 @@ from pdelens.sensitivity.survey import measure_sensitivity
 from ..data import photographs, reviews
 from ..jobs import Job, Run
 from ..pretrained import models
+from ..surrogates.study import rounded
 from ..teachers.recipes import fits
 from ..theory import frozen
 from ..theory import token_influence as maps
 from .changes import SMALL, length
-from .perturbations import rounded
 
 PART = "sensitivity"
 MODELS = ("MiniLM", "SmolLM2", "DINOv2")

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from pdelens.models import Transformer
-from pdelens.pde.equation import PDE
 from pdelens.sensitivity.flow_map import FlowMap, flow_map
 from pdelens.sensitivity.normality import non_normality
 from pdelens.sensitivity.singular import jacobian_spectrum
@@ -18,6 +17,7 @@ from ..surrogates import candidates
 from ..surrogates.candidates import ONE_STEP, OTHER, Beside, selected
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.solution_fields import CONVERGED
+from ..surrogates.study import other_seed
 from ..teachers.teacher import Inputs
 from ..theory.token_influence import STEPS, solution_map
 from .gradients import PART, TEACHER, UNTRAINED, weights
@@ -45,8 +45,8 @@ class Spectra(Job):
 
     @property
     def other(self) -> str:
-        """The teacher of the next seed among three."""
-        return f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % 3}"
+        """The teacher of the next seed among those that are measured."""
+        return other_seed(self.teacher)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
@@ -172,24 +172,10 @@ def normality(one: Beside, few: int, draws: int) -> dict[str, dict[str, list[flo
     rows = {
         TEACHER: layer_maps(one.teacher.model, inputs),
         UNTRAINED: layer_maps(one.teacher.untrained().model, inputs),
-        "three laws": [_unit(pde, states[depth], flow.mask, depth) for depth in range(flow.layers)],
+        "three laws": [solution_map(pde, states[depth], flow.mask, depth, depth + 1) for depth in range(flow.layers)],
     }
     found = {}
     for name, layers in rows.items():
         measured = [non_normality(each, draws=draws, rounds=4) for each in layers]
         found[name] = {part: [float(getattr(each, part).value.mean()) for each in measured] for part in MEASURES}
     return found
-
-
-def _unit(pde: PDE, u: Tensor, mask: Tensor, depth: int) -> FlowMap:
-    """Return an equation's map over one unit of depth-time, by the steps of `STEPS` in it."""
-    from pdelens.flow import padding_of
-    from pdelens.pde.integrate import integrate
-
-    times = [time for time in STEPS if depth <= time <= depth + 1]
-    padding = padding_of(mask)
-
-    def function(state: Tensor) -> Tensor:
-        return integrate(pde, state, times, "rk4", mask=padding, check_steps=False).states[-1]
-
-    return FlowMap(function, u, padding, (depth, depth + 1))

@@ -11,19 +11,15 @@ from pdelens.information.usable import usable_information
 from pdelens.models import Transformer
 
 from ..jobs import Job, Run
-from ..paths import sha256
 from ..surrogates import candidates
 from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, Beside
 from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import TEACHERS
-from ..teachers.recipes import fits
-from ..teachers.teacher import weights_of
+from ..surrogates.study import weight_digests
 from . import targets as asked
 from .targets import LABEL, Targets
 
 PART = "information-flow"
 CONTENT = "content"
-SEEDS = 3
 LAW = "three laws"
 TEACHER, UNTRAINED, SHUFFLED, PLACE = "teacher", "untrained twin", "shuffled tokens", "position alone"
 # Held-out examples, and targets of each. The text pool is what examples with enough targets are looked for in.
@@ -54,14 +50,13 @@ class TokenContent(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the steps and the weights."""
         names = [candidates.equation_name(self.teacher, candidates.FAMILIES[name]) for name in (LAW, ONE_STEP)]
-        weights = {name: digest(candidates.weights_there(name, run)) for name in names}
         return {
             "scale": run.scale,
             "counts": COUNTS[run.scale],
             "asked": [asked.CODES, asked.PIECES, list(asked.DISTANCES), list(DEEPER)],
             "steps": STEPS,
             "rounding": ROUNDING,
-            "weights": weights | {self.teacher: digest(weights_of(self.teacher, run.folder))},
+            "weights": weight_digests([self.teacher], names, run),
         }
 
     def line(self, record: Mapping[str, Any]) -> str:
@@ -74,26 +69,6 @@ class TokenContent(Job):
         examples, each = COUNTS[run.scale]
         pool = examples if self.teacher.startswith("image") else _POOL * examples
         return measure(candidates.beside(self.teacher, pool, run), examples, each, self.teacher.endswith("0"))
-
-
-def content_jobs(run: Run, only: str = "*") -> list[TokenContent]:
-    """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
-    law = candidates.LAWS[LAW]
-    return [
-        job
-        for job in _jobs()
-        if fits(job.name, only.split(","))
-        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
-    ]
-
-
-def content_names() -> list[str]:
-    """Return the names of all jobs, whether their laws are there or not."""
-    return [job.name for job in _jobs()]
-
-
-def _jobs() -> list[TokenContent]:
-    return [TokenContent(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
 
 
 def measure(one: Beside, examples: int, each: int, more: bool = True) -> dict[str, Any]:
@@ -238,8 +213,3 @@ def components(u: Tensor) -> Tensor:
 def _first_same(u: Tensor, depth: int) -> int:
     """Return the first depth at which states (depths, rows, width) are what they are at this one."""
     return next(before for before in range(depth + 1) if torch.equal(u[before], u[depth]))
-
-
-def digest(path: Any) -> str | None:
-    """Return a file's digest, None where there is none."""
-    return None if path is None else sha256(path)

@@ -16,12 +16,11 @@ from ..jobs import Job, Run
 from ..surrogates import candidates
 from ..surrogates.candidates import Beside
 from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import TEACHERS
-from ..teachers.recipes import fits
-from ..teachers.teacher import Inputs, Teacher, weights_of
+from ..surrogates.study import other_seed, weight_digests
+from ..teachers.teacher import Inputs, Teacher
 from ..theory import token_influence as maps
 from . import edges, pairs
-from .content import LAW, PART, SEEDS, STEPS, digest
+from .content import LAW, PART, STEPS
 
 EDGES = "edges"
 ATTENTION, VALUES, ROLLOUT, EQUATION = "attention", "value-weighted norm", "rollout", "equation's attention"
@@ -47,18 +46,17 @@ class EdgeRanks(Job):
     @property
     def other(self) -> str:
         """The teacher of the next seed among those that are measured."""
-        return f"{self.teacher[:-1]}{(int(self.teacher[-1]) + 1) % SEEDS}"
+        return other_seed(self.teacher)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the scale, the sizes, the estimator's settings, the steps and the weights."""
         law = candidates.equation_name(self.teacher, candidates.LAWS[LAW])
-        weights = {name: digest(weights_of(name, run.folder)) for name in (self.teacher, self.other)}
         return {
             "scale": run.scale,
             "counts": COUNTS[run.scale],
             "pairs": [pairs.ASKED, pairs.TOLD, pairs.NOISE, pairs.RIDGE],
             "steps": STEPS,
-            "weights": weights | {law: digest(candidates.weights_there(law, run))},
+            "weights": weight_digests((self.teacher, self.other), [law], run),
         }
 
     def line(self, record: Mapping[str, Any]) -> str:
@@ -72,26 +70,6 @@ class EdgeRanks(Job):
         one = candidates.beside(self.teacher, 1, run, self.other)
         found = measure(one, whole_examples(one.teacher, count), *sizes)
         return found if self.teacher.endswith("0") else found | {"shown": {}}
-
-
-def edge_jobs(run: Run, only: str = "*") -> list[EdgeRanks]:
-    """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
-    law = candidates.LAWS[LAW]
-    return [
-        job
-        for job in _jobs()
-        if fits(job.name, only.split(","))
-        and candidates.weights_there(candidates.equation_name(job.teacher, law), run) is not None
-    ]
-
-
-def edge_names() -> list[str]:
-    """Return the names of all jobs, whether their laws are there or not."""
-    return [job.name for job in _jobs()]
-
-
-def _jobs() -> list[EdgeRanks]:
-    return [EdgeRanks(f"{teacher}-seed{seed}") for seed in range(SEEDS) for teacher in TEACHERS]
 
 
 def whole_examples(teacher: Teacher, count: int) -> Inputs:
@@ -157,7 +135,7 @@ def example_maps(one: Beside, inputs: Inputs) -> dict[str, list[Tensor]]:
                 to.append(each)
         for name, each in zip(known, found, strict=True):
             known[name].append(torch.cat(each).detach())
-    known[ROLLOUT] = edges.rollouts(flow.attention)
+    known[ROLLOUT] = maps.rollouts(flow)[1:]
     known[EQUATION] = _solved_attention(one, flow)
     known[INPUT] = [each.roll(1, 0) for each in known[ATTENTION]]
     known[DISTANCE] = _nearness(one, len(flow.states[0]), flow.layers)
@@ -215,7 +193,7 @@ def row_ranks(found: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
     """Return Spearman's correlation over the other tokens of each target, (examples, targets); 0 where one is flat.
 
     >>> row = torch.tensor([[[9.0, 1.0, 2.0, 3.0]]])
-    >>> row_ranks(row, row.square(), torch.tensor([[0]])).tolist()
+    >>> row_ranks(row, row.square(), torch.tensor([[0]])).round(decimals=6).tolist()
     [[1.0]]
     """
     examples, many, tokens = found.shape

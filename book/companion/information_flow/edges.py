@@ -77,23 +77,6 @@ def logit_effects(model: Transformer, layer: int, after: Tensor, cut: Tensor, ta
     return found
 
 
-def rollouts(attention: Sequence[Tensor]) -> list[Tensor]:
-    """Return attention rollout from the embedding to behind each layer, (examples, tokens, tokens) each.
-
-    The product of `(I + A_l) / 2`, A_l the mean over heads; see `companion.theory.token_influence.rollout`.
-
-    >>> even = torch.full((1, 1, 2, 2), 0.5)
-    >>> rollouts([even, even])[1].tolist()
-    [[[0.625, 0.375], [0.375, 0.625]]]
-    """
-    identity = torch.eye(attention[0].shape[-1], dtype=torch.float64)
-    found, total = [], identity
-    for each in attention:
-        total = (each.mean(1).double() + identity) / 2 @ total
-        found.append(total)
-    return found
-
-
 def _through(blocks: Sequence[torch.nn.Module], u: Tensor) -> Tensor:
     for block in blocks:
         u = block(u, None)

@@ -14,6 +14,7 @@ from pdelens.intervals import t_interval
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
+from ..surrogates import study
 from ..surrogates.candidates import HEAT, IDENTITY
 from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
@@ -27,11 +28,7 @@ Curves = Mapping[str, list[float]]
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the records of these jobs in a folder, by part and teacher (`information-flow-<part>-<teacher>`)."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob(f"{PART}-*.json")):
-        part, _, teacher = path.stem.removeprefix(f"{PART}-").partition("-")
-        found.setdefault(part, {})[teacher] = json.loads(path.read_text())["record"]
-    return found
+    return study.gathered(folder, PART)
 
 
 @cache
@@ -41,8 +38,7 @@ def _committed() -> dict[str, Any]:
 
 def records_of(part: str, teacher: str) -> list[dict[str, Any]]:
     """Return a teacher's committed records of a part, the lowest seed first; `teacher` as in "image-patch4"."""
-    rows = _committed()[part]
-    return [rows[name] for name in sorted(rows) if name.startswith(f"{teacher}-seed")]
+    return study.of_teacher(_committed()[part], teacher)
 
 
 def contents(teacher: str) -> list[dict[str, Any]]:
@@ -141,7 +137,7 @@ def edge_mean(teacher: str, target: str, name: str, how: str = "rows") -> SeedMe
 
 def over(part: str, teacher: str, read: Callable[[Mapping[str, Any]], float]) -> SeedMean:
     """Return what is read of each record of a part, over seeds."""
-    return over_seeds([read(record) for record in records_of(part, teacher)])
+    return study.over(records_of(part, teacher), read)
 
 
 def _edges(record: Mapping[str, Any], target: str) -> Mapping[str, Any]:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
+from pdelens.pde.checkpoints import generator_for
 from pdelens.pde.loop import Loop
 
 from ..data.splits import Examples
-from ..teachers.stack import mask_of
+from ..teachers.stack import clip_each, mask_of
 from .switches import Switched, Switches
 
 # A loss so many times that of the beginning, mean over so many steps, has diverged.
@@ -103,11 +104,7 @@ class Batch:
 
     def clip(self) -> None:
         """Scale each cell's gradient down to at most the plan's norm."""
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients])  # (parameters, cells)
-        factor = (self.plan.clip / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (cells,)
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+        clip_each(self.module.parameters(), self.plan.clip)
 
     def rest(self, cells: Tensor) -> None:
         """Let cells, True in (cells,), stand still: what is in them is finite again, and never moves."""
@@ -126,8 +123,7 @@ class Batch:
 
 def drawn(seed: int, step: int, batch: int, among: int) -> Tensor:
     """Return which examples a seed's step sees; a stream of its own, so that any step can be gone back to."""
-    random = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-    return torch.randint(among, (batch,), generator=random)
+    return torch.randint(among, (batch,), generator=generator_for(seed, step))
 
 
 def train(

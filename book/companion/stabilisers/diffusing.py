@@ -10,14 +10,15 @@ from torch import Tensor
 from pdelens.models import Transformer
 
 from ..jobs import Job, Run
-from ..paths import root, sha256
+from ..surrogates.candidates import weights_there
+from ..surrogates.study import rounded, weight_digests
 from ..teachers.recipes import fits
-from ..teachers.teacher import Teacher, teacher_named, weights_of
+from ..teachers.teacher import Teacher, teacher_named
 from ..theory.token_influence import HeatKernels
 from .diffusion import AFTER, BEFORE, Diffusion, commutator, roughness
 from .measures import score
 from .switches import Switched, Switches
-from .training_map import PART, rounded
+from .training_map import PART
 
 KIND = "diffusion"
 TEACHERS = {"image-patch4": 5, "text-classifier": 3}
@@ -43,8 +44,7 @@ class Diffusing(Job):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the amounts, how many examples, and the weights."""
-        path = weights_of(self.teacher, run.folder)
-        weights = None if path is None else sha256(path)
+        weights = weight_digests([self.teacher], (), run)
         return {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN], "weights": weights}
 
     def line(self, record: Mapping[str, Any]) -> str:
@@ -61,13 +61,7 @@ class Diffusing(Job):
 def diffusing_jobs(run: Run, only: str = "*") -> list[Diffusing]:
     """Return the jobs that fit, of teachers whose weights are there."""
     fitting = [job for job in _jobs() if fits(job.name, only.split(","))]
-    return [job for job in fitting if _there(job.teacher, run)]
-
-
-def _there(teacher: str, run: Run) -> bool:
-    """Say whether a teacher's weights are there: trained in the run's folder, or committed."""
-    name = f"{teacher}.safetensors"
-    return (run.folder / name).exists() or (root() / "data" / "weights" / name).exists()
+    return [job for job in fitting if weights_there(job.teacher, run) is not None]
 
 
 def diffusing_names() -> list[str]:

@@ -8,25 +8,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
+from .diffusing import KIND
 from .training_map import PART, Arm, arms
 
 RECORDS = "stabilisers.json"
+MAP = "map"
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def gathered(folder: Path) -> dict[str, Any]:
-    """Return the records of the map's jobs in a folder, by the arm's name."""
-    return {path.stem: json.loads(path.read_text())["record"] for path in sorted(folder.glob(f"{PART}-*.json"))}
+def gathered(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the records in a folder by part, the map's and those of diffusion in teachers, and by the job's name."""
+    found: dict[str, dict[str, Any]] = {MAP: {}, KIND: {}}
+    for path in sorted(folder.glob(f"{PART}-*.json")):
+        part = KIND if path.stem.startswith(f"{PART}-{KIND}-") else MAP
+        found[part][path.stem] = json.loads(path.read_text())["record"]
+    return found
 
 
 @cache
 def records() -> dict[str, Any]:
-    """Return the committed records, by the arm's name."""
-    return json.loads(data_file(RECORDS).read_text())
+    """Return the committed records of the map, by the arm's name."""
+    return json.loads(data_file(RECORDS).read_text())[MAP]
 
 
 def known(found: Records, scale: str = "book") -> list[Arm]:
@@ -102,10 +108,8 @@ def share_of(hits: int, trials: int, level: float = 0.95) -> Share:
     >>> share_of(0, 5).high.__round__(3)
     0.522
     """
-    tail = (1 - level) / 2
-    low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
-    return Share(hits / trials, low, high)
+    found = binomtest(hits, trials).proportion_ci(level, "exact")
+    return Share(hits / trials, float(found.low), float(found.high))
 
 
 def at_best(record: Mapping[str, Any], measure: str) -> SeedMean:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pdelens.models import NORMS, Block, Configuration, DyT, Transformer
+from pdelens.pde.checkpoints import generator_for
 
 from .diffusion import AFTER, BEFORE, Diffusion
 
@@ -27,6 +28,8 @@ RESIDUALS = ("plain", "scaled", "none", "skipless")
 NORMALISATIONS = ("pre", "post", "rms", "dyt", "derf", "none")
 # Queries and keys of a skipless layer are the same channels so many times enlarged: a token then sees itself first.
 SHARPNESS = 2.0
+# Where the streams of a seed begin that layers are conditioned from; the first ones are its batches'.
+_CONDITIONED = 1_000_000
 
 
 class Derf(DyT):
@@ -131,7 +134,7 @@ class Switched(Transformer):
         with torch.no_grad():
             for number, block in enumerate(self.layers):
                 if switches.residual == "skipless":
-                    condition(block, generator(seed, number))
+                    condition(block, generator_for(seed, _CONDITIONED + number))
                 for last in (block.attention.project, block.linear[1]):
                     last.weight.mul_(switches.gain)
                     last.bias.mul_(switches.gain)
@@ -162,11 +165,6 @@ class Switched(Transformer):
         kernels = cast(Tensor, self.heat)
         kernels, tokens = kernels[-1] if mask is None else kernels[mask.sum(1)], u.shape[-2]
         return kernels[..., :tokens, :tokens].to(u.dtype) @ u
-
-
-def generator(seed: int, part: int) -> torch.Generator:
-    """Return a stream of its own for a part of a network."""
-    return torch.Generator().manual_seed(1_000_003 * seed + part + 1)
 
 
 @torch.no_grad()

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from pdelens.models import Configuration
 from pdelens.pde.checkpoints import forget
 
 from ..data import tokens
 from ..data.splits import Examples, digest_of, load_splits, shuffled, tokenizer_digest
 from ..jobs import Job, Run
+from ..surrogates.study import rounded
 from ..teachers.recipes import fits
 from .batch import Batch, Plan, train
 from .measures import gradients_of, score, states_of
@@ -37,7 +36,6 @@ SEEN = 64
 BESIDE: dict[str, dict[str, Any]] = {"clipped": {"clip": 1.0}, "cold": {"warm": False}, "small": {"gain": 0.1}}
 BESIDE_DEPTH = {"smoke": 2, "book": 12, "full": 24}
 BESIDE_NETWORKS = (("plain", "pre"), ("plain", "post"), ("plain", "dyt"), ("plain", "none"))
-DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -132,17 +130,6 @@ def _grid(plan: Plan, values: Sequence[Any]) -> list[list[Any]]:
     """Return a value for each cell as rows of seeds."""
     many = len(plan.rates)
     return [list(values[start : start + many]) for start in range(0, len(values), many)]
-
-
-def rounded(value: Any) -> Any:
-    """Return a record with its numbers to `DIGITS` digits; what is not finite becomes None, as JSON has no such."""
-    if isinstance(value, Mapping):
-        return {name: rounded(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if torch.isfinite(torch.tensor(value)) else None
-    return value
 
 
 def arms(scale: str) -> list[Arm]:

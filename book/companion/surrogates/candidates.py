@@ -141,12 +141,18 @@ def beside(name: str, count: int, run: Run | None = None, other: str | None = No
     return Beside(found[0], count, run, found[1])
 
 
-def affinely(x: Tensor, y: Tensor, mask: Tensor, u: Tensor) -> Tensor:
-    """Return `M u + b` with the M and b that come nearest to y from x over real tokens, by least squares."""
+def affine_map(x: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the M and b with which `x M + b` comes nearest to y over real tokens, by least squares, in float64."""
     rows, wanted = x[mask].double(), y[mask].double()
     design = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
     found = torch.linalg.lstsq(design, wanted, driver="gelsd").solution
-    return (u.double() @ found[:-1] + found[-1]).to(u)
+    return found[:-1], found[-1]
+
+
+def affinely(x: Tensor, y: Tensor, mask: Tensor, u: Tensor) -> Tensor:
+    """Return `u M + b` with the `affine_map` from x to y."""
+    matrix, bias = affine_map(x, y, mask)
+    return (u.double() @ matrix + bias).to(u)
 
 
 def selected(inputs: Inputs, chosen: Sequence[int]) -> Inputs:

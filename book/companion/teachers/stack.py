@@ -5,7 +5,7 @@ the batches of its own seed, its gradient is clipped by its own norm, and AdamW 
 model of a stack is the model trained alone, up to the rounding of batched products.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -52,11 +52,7 @@ class Stack:
 
     def clip(self, norm: float) -> None:
         """Scale each model's gradient down to at most this norm."""
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients])  # (parameters, stack)
-        factor = (norm / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (stack,)
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+        clip_each(self.module.parameters(), norm)
 
     def model(self, number: int) -> Transformer:
         """Return one model on its own, on the CPU, in evaluation mode."""
@@ -72,6 +68,15 @@ class Stack:
         groups = [{"params": matrices, "weight_decay": self.recipes[0].weight_decay}]
         groups += [{"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.recipes[0].peak_rate, betas=(0.9, 0.98))
+
+
+def clip_each(parameters: Iterable[Tensor], norm: float) -> None:
+    """Scale the gradient of each member of stacked parameters, all of them together, down to at most this norm."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients])  # (parameters, stack)
+    factor = (norm / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # (stack,)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 def training_set(recipe: Recipe, data: Examples) -> Examples:

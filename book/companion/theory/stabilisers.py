@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def diameter(u: Tensor) -> Tensor:
-    """Return the largest distance between two tokens of each state (..., tokens, width)."""
-    return torch.cdist(u, u, compute_mode="donot_use_mm_for_euclid_dist").amax((-2, -1))
+from .clusters import iterate
 
 
 def ergodicity(attention: Tensor) -> Tensor:
@@ -48,10 +45,7 @@ def kept_bounds(maps: Sequence[Tensor], matrices: Sequence[Tensor]) -> np.ndarra
 
 def layers_of(start: Tensor, maps: Sequence[Tensor], matrices: Sequence[Tensor], carried: float) -> list[Tensor]:
     """Return the states of `u <- carried u + A u W`, the start first."""
-    found = [start]
-    for a, w in zip(maps, matrices, strict=True):
-        found.append(carried * found[-1] + a @ found[-1] @ w)
-    return found
+    return iterate(lambda layer, u: carried * u + maps[layer] @ u @ matrices[layer], start, len(maps))
 
 
 def growth_of_random_branches(scale: float, layers: int) -> float:

@@ -32,27 +32,34 @@ def rollout(flow: Flow, start: int = 0) -> Tensor:
     >>> rollout(Flow(attention=[even, even])).tolist()
     [[[0.625, 0.375], [0.375, 0.625]]]
     """
+    return rollouts(flow, start)[-1]
+
+
+def rollouts(flow: Flow, start: int = 0) -> list[Tensor]:
+    """Return attention rollout (`rollout`) from a depth to every depth from there on, the identity first."""
     identity = torch.eye(flow.tokens, dtype=torch.float64)
-    total = identity.expand(flow.examples, -1, -1)
+    found = [identity.expand(flow.examples, -1, -1)]
     for attention in flow.attention[start:]:
-        total = (attention.mean(1).double().cpu() + identity) / 2 @ total
-    return total
+        found.append((attention.mean(1).double().cpu() + identity) / 2 @ found[-1])
+    return found
 
 
-def solution_map(pde: PDE, u: Tensor, mask: Tensor, start: float = 0.0) -> FlowMap:
-    """Return the map from a state at depth-time `start`, one of `STEPS`, to the solution at the last, by those steps.
+def solution_map(pde: PDE, u: Tensor, mask: Tensor, start: float = 0.0, end: float | None = None) -> FlowMap:
+    """Return the map from a state at depth-time `start`, one of `STEPS`, to the solution at `end`, by those steps.
 
-    Its Jacobian is the equation's propagator: steps that crowd at the entry are none that `flow_map` makes.
+    With no `end` to the last. Its Jacobian is the equation's propagator: steps that crowd at the entry are none that
+    `flow_map` makes.
     """
-    times = [time for time in STEPS if start <= time <= pde.depth]
-    if times[0] != start or times[-1] != pde.depth:
-        raise ValueError(f"depth-times {start:g} to {pde.depth:g} were asked for: {STEPS} are where steps begin.")
+    end = pde.depth if end is None else end
+    times = [time for time in STEPS if start <= time <= end]
+    if times[0] != start or times[-1] != end:
+        raise ValueError(f"depth-times {start:g} to {end:g} were asked for: {STEPS} are where steps begin.")
     padding = padding_of(mask)
 
     def function(state: Tensor) -> Tensor:
         return integrate(pde, state, times, "rk4", mask=padding, check_steps=False).states[-1]
 
-    return FlowMap(function, u, padding, (start, pde.depth))
+    return FlowMap(function, u, padding, (start, end))
 
 
 def row_influence(flow_map: FlowMap, targets: Tensor, *, draws: int = 8, seed: int = 0) -> Tensor:

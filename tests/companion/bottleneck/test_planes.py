@@ -11,6 +11,7 @@ from tiny_teacher import SHAPE, Tiny, teacher
 from companion.bottleneck import measures, planes, subjects
 from companion.bottleneck.planes import FAMILY, Equation, Plane
 from companion.jobs import Run
+from companion.surrogates import study
 from companion.teachers import files
 from companion.teachers.recipes import Recipe
 from pdelens.models import Transformer
@@ -98,8 +99,7 @@ def test_an_equation_stands_beside_its_teacher_on_the_same_inputs(run, monkeypat
     untrained = replace(one, model=Transformer(SHAPE, 9).eval())
     given = SimpleNamespace(model=one.model, untrained=lambda: untrained)
     monkeypatch.setattr(planes, "cached_teacher", lambda name, run: given)
-    monkeypatch.setattr(planes, "law_there", lambda name, run: run.folder / "law.safetensors")
-    monkeypatch.setattr(planes.files, "load", lambda name, run: (equation, {}))
+    monkeypatch.setattr(planes.candidates, "equation_there", lambda name, run: equation)
     record = Equation("image-patch4-seed0").do(run)
     found, seen = record["subjects"], sample(0, 60)
     flow = subjects.flow_at(teacher(0).model, seen)
@@ -115,7 +115,7 @@ def test_an_equation_stands_beside_its_teacher_on_the_same_inputs(run, monkeypat
 
 def test_jobs_wait_for_what_they_measure(tmp_path, monkeypatch):
     (tmp_path / "data" / "weights").mkdir(parents=True)
-    monkeypatch.setattr(planes, "root", lambda: tmp_path)
+    monkeypatch.setattr(planes.candidates, "root", lambda: tmp_path)
     run = Run("book", tmp_path / "run")
     run.folder.mkdir()
     assert planes.bottleneck_jobs(run) == []
@@ -138,8 +138,8 @@ def test_an_identity_changes_with_the_weights(run):
     path = run.folder / "law.safetensors"
     path.write_bytes(b"one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planes, "law_there", lambda name, run: path)
-        patch.setattr(planes, "weights_of", lambda name, folder: path)
+        patch.setattr(planes.candidates, "weights_there", lambda name, run: path)
+        patch.setattr(study, "weights_of", lambda name, folder: path)
         before = Equation("image-patch4-seed0").identity(run)
         path.write_bytes(b"two")
         assert Equation("image-patch4-seed0").identity(run) != before

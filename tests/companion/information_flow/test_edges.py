@@ -90,14 +90,6 @@ def test_logits_move_as_they_do_when_the_model_runs_on_from_the_changed_state(on
         assert float(found[example, row, source]) == pytest.approx(float((ends[0] - ends[1]).norm()), rel=1e-5)
 
 
-def test_rollouts_are_products_of_all_layers_before():
-    layers = [torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(d)).softmax(-1) for d in range(3)]
-    found, eye = edges.rollouts(layers), torch.eye(4).double()
-    steps = [(layer.mean(1).double() + eye) / 2 for layer in layers]
-    torch.testing.assert_close(found[2], steps[2] @ steps[1] @ steps[0])
-    torch.testing.assert_close(found[0], steps[0])
-
-
 def test_post_norm_layers_are_refused():
     block = Transformer(Configuration(placement="post", side=12, width=8, heads=2), 0).blocks[0]
     with pytest.raises(ValueError, match="post-norm"):

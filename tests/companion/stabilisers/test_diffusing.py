@@ -74,13 +74,13 @@ def test_exchange_by_layer_against_a_loop(teacher):
 
 def test_a_job_says_what_it_found(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(diffusing, "teacher_named", lambda *_: teacher)
-    monkeypatch.setattr(diffusing, "weights_of", lambda *_: None)
+    monkeypatch.setattr("companion.surrogates.study.weights_of", lambda *_: None)
     job, run = diffusing.Diffusing("text-tiny-seed0"), Run("smoke", tmp_path)
     record = job.do(run)
     job.keep(run, record)
     assert job.recorded(run)["own"] == record["own"]
     assert job.line(record).startswith(f"loss {record['own']['loss']:.3f}; diffused early ")
-    monkeypatch.setattr(diffusing, "root", lambda: tmp_path)
+    monkeypatch.setattr("companion.surrogates.candidates.root", lambda: tmp_path)
     assert diffusing.diffusing_jobs(run) == []
     (tmp_path / "text-classifier-seed1.safetensors").touch()
     (tmp_path / "data" / "weights").mkdir(parents=True)

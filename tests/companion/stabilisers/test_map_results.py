@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from companion.stabilisers import map_results as results
 from companion.stabilisers.training_map import PART, RATES
@@ -49,8 +49,10 @@ def test_sensitivity_counts_no_loss_above_the_beginning():
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 5), (2, 5), (5, 5), (3, 10)])
 def test_shares_have_the_exact_interval(hits, trials):
-    wanted = binomtest(hits, trials).proportion_ci(method="exact")
-    assert results.share_of(hits, trials) == pytest.approx((hits / trials, wanted.low, wanted.high))
+    # Clopper and Pearson's own formula, by quantiles of beta distributions.
+    low = beta.ppf(0.025, hits, trials - hits + 1) if hits else 0.0
+    high = beta.ppf(0.975, hits + 1, trials - hits) if hits < trials else 1.0
+    assert results.share_of(hits, trials) == pytest.approx((hits / trials, low, high))
 
 
 def test_divergence_is_of_one_rate():
@@ -96,7 +98,8 @@ def test_help_is_a_higher_edge_or_a_lower_loss_interval_and_all():
 def test_records_are_gathered_by_name(tmp_path):
     (tmp_path / f"{PART}-image-plain-pre-6.json").write_text(json.dumps({"record": ONE}))
     (tmp_path / "dynamics-x.json").write_text("{}")
+    (tmp_path / f"{PART}-diffusion-x.json").write_text(json.dumps({"record": 3}))
     found = results.gathered(tmp_path)
-    assert found == {f"{PART}-image-plain-pre-6": ONE}
-    assert [arm.name for arm in results.known(found)] == [f"{PART}-image-plain-pre-6"]
+    assert found == {"map": {f"{PART}-image-plain-pre-6": ONE}, "diffusion": {f"{PART}-diffusion-x": 3}}
+    assert [arm.name for arm in results.known(found["map"])] == [f"{PART}-image-plain-pre-6"]
     assert math.isclose(RATES[1] / RATES[0], 4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from companion.theory import stabilisers
+from companion.theory.clusters import diameter
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -22,7 +23,7 @@ def drawn(layers=5, tokens=6, width=4, sharpness=1.0, size=0.5):
 
 def test_diameters_and_coefficients_against_loops():
     u, (a, *_), _ = drawn()
-    assert float(stabilisers.diameter(u)) == pytest.approx(max(math.dist(x, y) for x in u.tolist() for y in u.tolist()))
+    assert float(diameter(u)) == pytest.approx(max(math.dist(x, y) for x in u.tolist() for y in u.tolist()))
     rows = a.tolist()
     wanted = max(sum(abs(p - q) for p, q in zip(x, y, strict=True)) / 2 for x in rows for y in rows)
     assert float(stabilisers.ergodicity(a)) == pytest.approx(wanted)
@@ -32,10 +33,10 @@ def test_diameters_and_coefficients_against_loops():
 def test_diameters_stay_between_their_bounds(sharpness):
     for _ in range(20):
         u, maps, matrices = drawn(sharpness=sharpness, size=0.2)
-        start = float(stabilisers.diameter(u))
+        start = float(diameter(u))
         for carried, bounds, side in ((0.0, stabilisers.collapse_bounds, 1), (1.0, stabilisers.kept_bounds, -1)):
             path = stabilisers.layers_of(u, maps, matrices, carried)
-            shares = np.array([float(stabilisers.diameter(one)) / start for one in path])
+            shares = np.array([float(diameter(one)) / start for one in path])
             assert (side * (bounds(maps, matrices) - shares) >= -1e-12).all()
 
 
@@ -43,7 +44,7 @@ def test_the_bound_on_collapse_is_attained_by_two_tokens():
     maps = [torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)] * 3
     matrices = [0.9 * torch.eye(2, dtype=torch.float64)] * 3
     path = stabilisers.layers_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64), maps, matrices, 0.0)
-    shares = [float(stabilisers.diameter(one)) / math.sqrt(2) for one in path]
+    shares = [float(diameter(one)) / math.sqrt(2) for one in path]
     assert shares == pytest.approx([(0.5 * 0.9) ** n for n in range(4)])
     assert stabilisers.collapse_bounds(maps, matrices) == pytest.approx(shares)
 
@@ -52,7 +53,7 @@ def test_tokens_that_see_themselves_alone_keep_apart_without_a_residual_connecti
     u, _, _ = drawn()
     turned = torch.linalg.qr(torch.randn(4, 4, generator=RANDOM, dtype=torch.float64))[0]
     path = stabilisers.layers_of(u, [torch.eye(6, dtype=torch.float64)] * 9, [turned] * 9, 0.0)
-    assert float(stabilisers.diameter(path[-1])) == pytest.approx(float(stabilisers.diameter(u)))
+    assert float(diameter(path[-1])) == pytest.approx(float(diameter(u)))
 
 
 def test_random_branches_grow_as_they_say():

@@ -27,6 +27,14 @@ def some():
     return torch.from_numpy(RANDOM.uniform(0.1, 1, (2, 3, 5)))
 
 
+def test_rollouts_are_products_of_all_layers_before():
+    layers = [torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(d)).softmax(-1) for d in range(3)]
+    found, eye = maps.rollouts(Flow(attention=layers))[1:], torch.eye(4).double()
+    steps = [(layer.mean(1).double() + eye) / 2 for layer in layers]
+    torch.testing.assert_close(found[2], steps[2] @ steps[1] @ steps[0])
+    torch.testing.assert_close(found[0], steps[0])
+
+
 def test_rollout_multiplies_later_layers_from_the_left():
     attention = [torch.softmax(torch.randn(2, 3, 4, 4, dtype=torch.float64), -1) for _ in range(3)]
     flow = Flow(attention=attention)
