@@ -82,6 +82,7 @@ _REGISTER = (
         bar=MARGIN,
         readings={law: _of(f"gradients.c4.{law.replace(' ', '-')}") for law in ("three laws", "one law")},
         null_keys={"trained models": _of("gradients.c4.null")},
+        budget=True,
     ),
     Claim(
         "C5",
@@ -133,5 +134,6 @@ _REGISTER = (
         bar=0.0,
         readings={"": _of("tokens.c9")},
         null_keys={"the nearest null": _of("tokens.c9.null")},
+        budget=True,
     ),
 )

@@ -4,10 +4,11 @@ from ..jobs import Job, Run
 from ..surrogates.study import jobs_of, names_of
 from .adjoints import Adjoints
 from .branch_traces import BranchTraces
+from .gradient_budgets import GradientBudget
 from .gradients import Gradients
 from .spectra import Spectra
 
-KINDS = (Gradients, Spectra, Adjoints, BranchTraces)
+KINDS = (Gradients, Spectra, Adjoints, BranchTraces, GradientBudget)
 
 
 def gradient_jobs(run: Run, only: str = "*") -> list[Job]:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..paths import data_file
+from ..records import record
 from ..seeds import SeedMean, over_seeds, record_mean
 from ..surrogates import study
-from ..surrogates.candidates import AFFINE, IDENTITY
+from ..surrogates.candidates import AFFINE, IDENTITY, RELEARNT
+from ..surrogates.crossing import gained
+from ..surrogates.laws import MAIN_BUDGET
 from .branch_traces import TRACES
-from .gradients import CLASS, NEAREST, PART, SEED, UNTRAINED
+from .gradient_budgets import BUDGET, HALVES
+from .gradients import CLASS, FLOW, NEAREST, PART, SEED, UNTRAINED
 from .spectra import SPECTRA
 
 RECORDS = "gradients.json"
@@ -78,10 +82,23 @@ def best_null(teacher: str) -> tuple[str, SeedMean]:
     return name, over("flow", teacher, lambda record: agreement(record, name) - best(record, name))
 
 
+def binding(teacher: str, law: str) -> tuple[float, float]:
+    """Return what the first seed says of a budget: how much its last doubling gained, and the control's own margin.
+
+    The gain is a share of what is missing to a cosine of 1; the control is the teacher's own architecture, learnt anew.
+    """
+    first, found = records_of(FLOW, teacher)[0], records_of(BUDGET, teacher)[0]["input"]
+    half, whole = found[HALVES[law]]["cosine"], agreement(first, law)
+    misses: dict[float, float] = {MAIN_BUDGET // 2: 1 - half, MAIN_BUDGET: 1 - whole}
+    return gained(misses), found[RELEARNT]["cosine"] - best(first)
+
+
 def recorded_for(key: str, teacher: str, law: str) -> SeedMean:
-    """Record what the claim reads of a law, the margin and its skill; return the margin."""
+    """Record what the claim reads of a law: margin, skill, and what its budget leaves open; return the margin."""
     record_mean(key, margin(teacher, law))
     record_mean(f"{key}.skill", skill(teacher, law))
+    for part, value in zip(("gained", "control"), binding(teacher, law), strict=True):
+        record(f"{key}.{part}", value, unit="1", atol=0, rtol=1e-6)
     return margin(teacher, law)
 
 

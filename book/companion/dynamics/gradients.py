@@ -146,21 +146,26 @@ def in_parts(count: int, gradient: Callable[[slice], GradientFlow]) -> tuple[Ten
 
 def equation_gradients(one: Beside, loss: Loss) -> dict[str, tuple[Tensor, ...]]:
     """Return the gradients by depth of a teacher's equations, by name; solved from the embedding alone."""
-    start, mask, found = one.reference.states[0], one.reference.mask, {}
-
-    def solved(pde: PDE) -> tuple[Tensor, ...]:
-        return in_parts(one.count, lambda some: solved_gradient(pde, start[some], mask[some], loss.select(some)))
-
-    for name, pde in one.equations.items():
-        found[SOLVED if name == ONE_STEP else name] = solved(pde)
+    found = {SOLVED if name == ONE_STEP else name: solved(one, loss, pde) for name, pde in one.equations.items()}
     if ONE_STEP in one.equations:
-        field = one.equations[ONE_STEP]
-
-        def stepped(some: slice) -> GradientFlow:
-            return gradient_flow(field, start[some], loss.select(some), mask=mask[some], method="lie", substeps=1)
-
-        found[ONE_STEP] = in_parts(one.count, stepped)
+        found[ONE_STEP] = stepped(one, loss, one.equations[ONE_STEP])
     return found
+
+
+def solved(one: Beside, loss: Loss, pde: PDE) -> tuple[Tensor, ...]:
+    """Return the gradients by depth through an equation's solution from a teacher's embedding."""
+    start, mask = one.reference.states[0], one.reference.mask
+    return in_parts(one.count, lambda some: solved_gradient(pde, start[some], mask[some], loss.select(some)))
+
+
+def stepped(one: Beside, loss: Loss, field: PDE) -> tuple[Tensor, ...]:
+    """Return the gradients by depth through a field that is read with one step a layer."""
+    start, mask = one.reference.states[0], one.reference.mask
+
+    def gradient(some: slice) -> GradientFlow:
+        return gradient_flow(field, start[some], loss.select(some), mask=mask[some], method="lie", substeps=1)
+
+    return in_parts(one.count, gradient)
 
 
 def teacher_gradient(teacher: Teacher, inputs: Inputs, labels: Tensor) -> GradientFlow:
@@ -227,7 +232,7 @@ def measure(one: Beside, known: int, others: Sequence[str] = ()) -> dict[str, An
     return {
         "examples": one.count,
         "known": known,
-        "input": {name: _agreement(each, mine, mask) for name, each in found.items()},
+        "input": {name: agreement(each, mine, mask) for name, each in found.items()},
         "depths": {name: own.alignment(each).mean(1).tolist() for name, each in depths.items()},
         "norms": {
             name: (each.log_ratio().double().mean(1) / np.log(10)).tolist()
@@ -241,7 +246,8 @@ def _given(run: Run | None) -> tuple[Run, ...]:
     return () if run is None else (run,)
 
 
-def _agreement(found: InputGradient, wanted: InputGradient, mask: Tensor) -> dict[str, float]:
+def agreement(found: InputGradient, wanted: InputGradient, mask: Tensor) -> dict[str, float]:
+    """Return how a gradient by the input agrees with another: `cosine`, `rank` of saliency, means over examples."""
     ranks = rank_correlation(found.saliency(), wanted.saliency(), mask)
     return {"cosine": float(found.cosine(wanted).mean()), "rank": float(ranks.mean())}
 

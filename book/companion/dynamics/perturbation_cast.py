@@ -8,16 +8,12 @@ from torch import Tensor
 
 from ..jobs import Run
 from ..surrogates import candidates
-from ..surrogates.candidates import AFFINE, ONE_STEP, SOLVED
-from ..surrogates.laws import MAIN_BUDGET
+from ..surrogates.candidates import AFFINE, BINDING, ONE_STEP, RELEARNT, SOLVED
 from ..teachers.teacher import Inputs, Teacher
 from .movers import Mover, affine_of, blocks_of, network_of, solution_of
 
 TEACHER, AGAIN, UNTRAINED, NEAREST = "teacher", "again", "untrained twin", "nearest inputs"
 OTHERS = ("another seed's teacher", "a third seed's teacher")
-# The equation at half the budget, and the teacher's own architecture learnt anew, one step a layer.
-HALF, RELEARNT = "three laws, half the budget", "own architecture, learnt anew"
-BINDING = {HALF: f"laws-k3-b{MAIN_BUDGET // 2}", RELEARNT: f"laws-blocks-b{MAIN_BUDGET}"}
 # Steps between successive `STEPS` that follow the solved one-step field, which is stiff, most of all on texts.
 REFINED = {"image": 4, "text": 8}
 

@@ -13,12 +13,12 @@ from ..paths import data_file
 from ..records import record
 from ..seeds import SeedMean, over_seeds, record_mean
 from ..surrogates import study
-from ..surrogates.candidates import AFFINE, ONE_STEP
+from ..surrogates.candidates import AFFINE, HALF, ONE_STEP, RELEARNT
 from ..surrogates.crossing import gained
 from ..surrogates.laws import MAIN_BUDGET
 from . import perturbations, pretrained_sensitivity
 from .changes import GRADIENT, NOISE, SHIFT, SWAP, TOKEN
-from .perturbation_cast import HALF, NEAREST, OTHERS, RELEARNT, UNTRAINED
+from .perturbation_cast import NEAREST, OTHERS, UNTRAINED
 
 RECORDS = "perturbations.json"
 EQUATION = "three laws"

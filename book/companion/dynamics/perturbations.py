@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..jobs import Job, Run
 from ..surrogates import candidates
-from ..surrogates.candidates import AFFINE, ONE_STEP, SOLVED
+from ..surrogates.candidates import AFFINE, BINDING, ONE_STEP, SOLVED
 from ..surrogates.study import jobs_of, names_of, other_seed, rounded, weight_digests
 from ..teachers.teacher import Inputs
 from ..theory.token_influence import STEPS, drawn_targets
 from . import changes, exponents
 from .changes import GRADIENT, NOISE, SMALL, TOKEN, Point
 from .movers import Mover
-from .perturbation_cast import AGAIN, BINDING, NEAREST, OTHERS, REFINED, TEACHER, UNTRAINED, Cast, cast_of
+from .perturbation_cast import AGAIN, NEAREST, OTHERS, REFINED, TEACHER, UNTRAINED, Cast, cast_of
 from .rank_agreement import partial_rank_correlation, rank_correlation
 
 PART = "perturbations"

@@ -24,7 +24,7 @@ LAW = "three laws"
 TEACHER, UNTRAINED, SHUFFLED, PLACE = "teacher", "untrained twin", "shuffled tokens", "position alone"
 # Held-out examples, and targets of each. The text pool is what examples with enough targets are looked for in.
 COUNTS = {"smoke": (40, 2), "book": (1024, 2), "full": (1024, 4)}
-_POOL = 3
+POOL = 3
 # Depths at which networks are fitted beside the linear probes, and to whom.
 DEEPER, DEEPER_NAMES = (3,), (TEACHER, LAW, UNTRAINED)
 # One Runge-Kutta step of order 4 between these depth-times ends within a hundredth of the movement of the converged
@@ -33,6 +33,7 @@ STEPS = (0.0, *(2.0**-k for k in range(10, 1, -1)), 0.375, 0.5, 0.75, *(1 + k / 
 _BATCH = 128
 # Components smaller than this share of the largest hold rounding errors of single precision.
 ROUNDING = 1e-5
+Flows = Iterator[tuple[int, dict[str, Sequence[Tensor]]]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TokenContent(Job):
     def do(self, run: Run) -> dict[str, Any]:
         """Return what was found (`measure`); networks' and another split's curves for the first seed alone."""
         examples, each = COUNTS[run.scale]
-        pool = examples if self.teacher.startswith("image") else _POOL * examples
+        pool = examples if self.teacher.startswith("image") else POOL * examples
         return measure(candidates.beside(self.teacher, pool, run), examples, each, self.teacher.endswith("0"))
 
 
@@ -123,12 +124,7 @@ def chosen_targets(one: Beside, examples: int, each: int) -> tuple[Targets, list
 
 def gathered_states(one: Beside, which: Targets) -> dict[str, dict[int, Tensor]]:
     """Return by name and distance the states that are read, (depths, rows, width)."""
-    parts: dict[str, dict[int, list[Tensor]]] = {}
-    for first, states in _flows(one, int(which.examples.max()) + 1):
-        for name, each in states.items():
-            for d, rows in which.states(each, first).items():
-                parts.setdefault(name, {}).setdefault(d, []).append(rows)
-    found = {name: {d: torch.cat(rows, 1) for d, rows in each.items()} for name, each in parts.items()}
+    found = collected(_flows(one, int(which.examples.max()) + 1), which)
     own = found[TEACHER]
     found[IDENTITY] = {d: u[:1].expand_as(u) for d, u in own.items()}
     places = torch.eye(one.teacher.lattice.tokens)
@@ -136,14 +132,29 @@ def gathered_states(one: Beside, which: Targets) -> dict[str, dict[int, Tensor]]
     return found
 
 
-def _flows(one: Beside, count: int) -> Iterator[tuple[int, dict[str, Sequence[Tensor]]]]:
+def collected(flows: Flows, which: Targets) -> dict[str, dict[int, Tensor]]:
+    """Return by name and distance the states that are read of batches, (depths, rows, width)."""
+    parts: dict[str, dict[int, list[Tensor]]] = {}
+    for first, states in flows:
+        for name, each in states.items():
+            for d, rows in which.states(each, first).items():
+                parts.setdefault(name, {}).setdefault(d, []).append(rows)
+    return {name: {d: torch.cat(rows, 1) for d, rows in each.items()} for name, each in parts.items()}
+
+
+def batches(one: Beside, count: int) -> Iterator[tuple[int, Beside]]:
+    """Yield the number of a batch's first example, and the batch, of so many examples in all."""
+    for first in range(0, count, _BATCH):
+        yield first, one.only(*range(first, min(first + _BATCH, count)))
+
+
+def _flows(one: Beside, count: int) -> Flows:
     """Yield the number of a batch's first example, and the states of teacher and candidates by name."""
     equations = {name: one.equation(candidates.FAMILIES[name]) for name in (LAW, ONE_STEP)}
     twin, generator = one.teacher.untrained(), torch.Generator().manual_seed(0)
     law = equations[LAW]
     assert law is not None
-    for first in range(0, count, _BATCH):
-        part = one.only(*range(first, min(first + _BATCH, count)))
+    for first, part in batches(one, count):
         with torch.no_grad():
             flow = part.reference
             states: dict[str, Sequence[Tensor]] = {TEACHER: flow.states}

@@ -2,10 +2,11 @@
 
 from ..jobs import Job, Run
 from ..surrogates.study import jobs_of, names_of
+from .budgets import TokenBudget
 from .content import TokenContent
 from .edge_ranks import EdgeRanks
 
-KINDS = (TokenContent, EdgeRanks)
+KINDS = (TokenContent, EdgeRanks, TokenBudget)
 
 
 def token_jobs(run: Run, only: str = "*") -> list[Job]:

@@ -15,7 +15,10 @@ from pdelens.intervals import t_interval
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
 from ..surrogates import study
-from ..surrogates.candidates import HEAT, IDENTITY
+from ..surrogates.candidates import HALF, HEAT, IDENTITY, RELEARNT
+from ..surrogates.crossing import gained
+from ..surrogates.laws import MAIN_BUDGET
+from .budgets import BUDGET
 from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
 from .targets import TARGETS
@@ -86,6 +89,17 @@ def margin(teacher: str, name: str = LAW) -> SeedMean:
     """
     rows = [row for row in distances(teacher) if name in row]
     return over_seeds([min(row[each] for each in (*NULLS, OTHER) if each != name) - row[name] for row in rows])
+
+
+def binding(teacher: str) -> tuple[float, float]:
+    """Return what the first seed says of a budget: how much its last doubling gained, and the control's own margin.
+
+    The gain is a share of the distance from the Transformer; the control is its own architecture, learnt anew.
+    """
+    own, near = contents(teacher)[0]["curves"][TEACHER], distances(teacher)[0]
+    found = {name: apart(each, own) for name, each in records_of(BUDGET, teacher)[0]["curves"].items()}
+    misses: dict[float, float] = {MAIN_BUDGET // 2: found[HALF], MAIN_BUDGET: near[LAW]}
+    return gained(misses), min(near[each] for each in (*NULLS, OTHER)) - found[RELEARNT]
 
 
 def nearest_null(teacher: str) -> tuple[str, SeedMean]:

@@ -29,6 +29,10 @@ ONE_STEP, SOLVED = "one-step field", "one-step field, solved"
 HEAT, IDENTITY, AFFINE, MEAN, OTHER = "heat equation", "identity", "affine maps", "mean state", "another seed's teacher"
 _NULLS = {"identity, rolled out": IDENTITY, "affine, rolled out": AFFINE, "mean state": MEAN}
 FAMILIES = {**LAWS, ONE_STEP: "full-k1-one-step"}
+# What says whether a failure is the budget's: an equation at half the budget, and the teacher's own architecture learnt
+# anew at the same budget, one step a layer. They are calibrated for the first seed.
+HALF, RELEARNT = "three laws, half the budget", "own architecture, learnt anew"
+BINDING = {HALF: f"laws-k3-b{MAIN_BUDGET // 2}", RELEARNT: f"laws-blocks-b{MAIN_BUDGET}"}
 CALIBRATION = 128
 
 

@@ -36,14 +36,18 @@ def other_seed(teacher: str, step: int = 1) -> str:
 
 
 def jobs_of(kinds: Iterable[Callable[[str], Job]], run: Run, only: str = "*") -> list[Job]:
-    """Return the jobs that fit, a kind after the other, of teachers whose law is there: in a run's folder, or kept."""
-    law = candidates.LAWS["three laws"]
-    known = [
-        name
-        for name in teacher_names()
-        if candidates.weights_there(candidates.equation_name(name, law), run) is not None
-    ]
-    return [job for kind in kinds for job in map(kind, known) if fits(job.name, only.split(","))]
+    """Return the jobs that fit, a kind after the other, of teachers whose law is there: in a run's folder, or kept.
+
+    A kind whose `needs` name more families of equations waits for those, too.
+    """
+
+    def known(kind: Callable[[str], Job]) -> list[str]:
+        families = (candidates.LAWS["three laws"], *getattr(kind, "needs", ()))
+        there = {(name, f): candidates.equation_name(name, f) for name in teacher_names() for f in families}
+        missing = {name for (name, _), file in there.items() if candidates.weights_there(file, run) is None}
+        return [name for name in teacher_names() if name not in missing]
+
+    return [job for kind in kinds for job in map(kind, known(kind)) if fits(job.name, only.split(","))]
 
 
 def names_of(kinds: Iterable[Callable[[str], Job]]) -> list[str]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from companion.dynamics import gradient_results as results
+from companion.dynamics.gradient_budgets import HALVES
 from companion.dynamics.gradients import CLASS, NEAREST, UNTRAINED
-from companion.surrogates.candidates import AFFINE, IDENTITY
+from companion.surrogates.candidates import AFFINE, IDENTITY, RELEARNT
 
 
 def flow(law, seed, mean=0.4):
@@ -37,6 +38,8 @@ def records(monkeypatch):
     kinds["adjoints"] = {"image-patch4-seed0": {"adjoint": {"end alone": {"error": 0.5, "path": 9.0}}}}
     flows = {"three laws": {"total": -1.5, "units": [-1.0, -0.5], "terms": {"reaction": -1.2}}}
     kinds["traces"] = {"image-patch4-seed0": {"traces": {"teacher": [9.0, -0.25, 0.5]}, "flows": flows}}
+    rest = {HALVES["three laws"]: 0.75, HALVES["one law"]: 0.6, RELEARNT: 0.9}
+    kinds["budget"] = {"image-patch4-seed0": {"input": {name: {"cosine": value} for name, value in rest.items()}}}
     monkeypatch.setattr(results, "gradient_records", lambda: kinds)
 
 
@@ -53,9 +56,13 @@ def test_a_margin_is_over_the_best_of_all_others_in_each_seed(records):
 def test_the_claim_reads_a_margin_and_its_skill(records, monkeypatch):
     written = {}
     monkeypatch.setattr(results, "record_mean", lambda key, mean: written.update({key: mean.mean}))
+    monkeypatch.setattr(results, "record", lambda key, value, **how: written.update({key: value}))
     found = results.recorded_for("gradients.c4.three-laws.image", "image-patch4", "three laws")
     assert written["gradients.c4.three-laws.image"] == found.mean == pytest.approx(0.3)
     assert written["gradients.c4.three-laws.image.skill"] == pytest.approx((2 / 3 + 0.4) / 2)
+    # From .75 to .8 of seed 0, whose best other has .4; the architecture learnt anew has .9.
+    assert written["gradients.c4.three-laws.image.gained"] == pytest.approx(1 - 0.2 / 0.25)
+    assert written["gradients.c4.three-laws.image.control"] == pytest.approx(0.9 - 0.4)
 
 
 def test_curves_are_by_seed(records):

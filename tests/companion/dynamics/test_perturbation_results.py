@@ -7,8 +7,8 @@ import pytest
 from companion.claims.register import CHANGES, register
 from companion.dynamics import perturbation_results as results
 from companion.dynamics.changes import SMALL
-from companion.dynamics.perturbation_cast import HALF, NEAREST, OTHERS, RELEARNT, UNTRAINED
-from companion.surrogates.candidates import AFFINE, ONE_STEP
+from companion.dynamics.perturbation_cast import NEAREST, OTHERS, UNTRAINED
+from companion.surrogates.candidates import AFFINE, HALF, ONE_STEP, RELEARNT
 from pdelens.intervals import t_interval
 
 PARTIAL = {"three laws": 0.9, OTHERS[0]: 0.5, OTHERS[1]: 0.6, UNTRAINED: 0.1, AFFINE: 0.0, NEAREST: 0.2}

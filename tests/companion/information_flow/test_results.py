@@ -8,6 +8,7 @@ import pytest
 from companion.information_flow import results
 from companion.information_flow.content import LAW, TEACHER
 from companion.information_flow.targets import TARGETS
+from companion.surrogates.candidates import HALF, RELEARNT
 
 
 def flat(*values):
@@ -32,7 +33,9 @@ def known(monkeypatch):
         name: {"rows": [0.5, value], "given": [0.0, 0.0]} for name, value in (("attention", 0.7), ("rollout", 0.1))
     }
     edges = {"effects": {"next state": shown}, "information": shown, "size": [3.0]}
-    monkeypatch.setattr(results, "_committed", lambda: {"content": rows, "edges": {"image-patch4-seed0": edges}})
+    budget = {"curves": {HALF: flat(1.2, 2.05), RELEARNT: flat(1, 2.1)}}
+    kinds = {"content": rows, "edges": {"image-patch4-seed0": edges}, "budget": {"image-patch4-seed0": budget}}
+    monkeypatch.setattr(results, "_committed", lambda: kinds)
 
 
 def test_distances_are_means_over_targets_and_depths_from_1(known):
@@ -51,6 +54,11 @@ def test_the_margin_is_to_the_nearest_null_or_other_seed(known):
     assert results.margin("image-patch4", results.OTHER).seeds == pytest.approx((0.3, 0.1, 0.0)), "not to itself"
     name, found = results.nearest_null("image-patch4")
     assert name == "untrained twin" and found.seeds == pytest.approx((-0.3, -0.1, 0.0))
+
+
+def test_a_budget_binds_where_its_last_doubling_gained_much(known):
+    # Distances of seed 0: .1, at half the budget .125, learnt anew .05; the nearest other .2.
+    assert results.binding("image-patch4") == pytest.approx((1 - 0.1 / 0.125, 0.2 - 0.05))
 
 
 def test_skill_is_of_the_worst_depth_and_of_nulls_alone(known):

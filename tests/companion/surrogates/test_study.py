@@ -46,6 +46,18 @@ def test_jobs_are_of_teachers_whose_law_is_there(run):
     assert len(study.names_of(kinds())) == len(set(study.names_of(kinds()))) == 12
 
 
+def test_a_kind_waits_for_the_families_that_it_needs(run):
+    waiting = lambda teacher: Named("w", teacher)  # noqa: E731
+    waiting.needs = ("laws-k3-b1", "laws-blocks-b2")
+    for seed in range(2):
+        (run.folder / law(f"image-patch4-seed{seed}")).touch()
+        (run.folder / f"rung-image-patch4-laws-k3-b1-seed{seed}.safetensors").touch()
+    (run.folder / "rung-image-patch4-laws-blocks-b2-seed1.safetensors").touch()
+    found = [job.name for job in study.jobs_of([*kinds(), waiting], run)]
+    assert found == [*(f"x-{kind}-image-patch4-seed{seed}" for kind in "ab" for seed in range(2)),
+                     "x-w-image-patch4-seed1"]  # fmt: skip
+
+
 def test_other_seeds_go_round():
     assert [study.other_seed("text-classifier-seed1", step) for step in (1, 2, 3)] == [
         f"text-classifier-seed{seed}" for seed in (2, 0, 1)
