@@ -9,7 +9,7 @@ from .bottleneck.planes import bottleneck_jobs, bottleneck_names
 from .dynamics import flow_results, gradient_results, perturbation_results
 from .dynamics.gradient_jobs import gradient_jobs, gradient_names
 from .dynamics.information_flow import flow_jobs, flow_names
-from .dynamics.perturbations import perturbation_jobs, perturbation_names
+from .dynamics.perturbation_jobs import perturbation_jobs, perturbation_names
 from .dynamics.pretrained_sensitivity import sensitivity_jobs
 from .information_flow import results as token_results
 from .information_flow.jobs import token_jobs, token_names

@@ -73,7 +73,11 @@ def sized(mover: Mover, point: Point, z: Tensor, size: float, one: bool = False)
 
     All of the state, or (`one`) one token of mean size: root mean square times the changed entries' root number.
     """
-    direction = mover.lifted(z)
+    return along(point, mover.lifted(z), size, one)
+
+
+def along(point: Point, direction: Tensor, size: float, one: bool = False) -> Tensor:
+    """Return the change of the state along a direction of it that is as large as the state, times `size` (`sized`)."""
     whole = point.norm / point.tokens.sqrt() if one else point.norm
     scale = size * whole / length(direction, point.padding).clamp_min(1e-300)
     return direction * scale.to(direction).view(-1, 1, 1)

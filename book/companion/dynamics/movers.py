@@ -69,6 +69,14 @@ class Mover:
         lifting = self._lifting
         return gradient if lifting is None else gradient @ lifting
 
+    def dropped(self, direction: Tensor) -> Tensor:
+        """Return the least change of the input that makes a change of the embedding, or what of it an input can make.
+
+        `lifted(dropped(direction))` is the part of the direction that some change of the input makes.
+        """
+        lifting = self._lifting
+        return direction if lifting is None else direction @ torch.linalg.pinv(lifting).T
+
     @torch.no_grad()
     def run(self, u: Tensor, padding: Tensor | None, start: int = 0) -> tuple[Tensor, ...]:
         """Return the states at whole depths from `start`, where they are u."""

@@ -16,7 +16,7 @@ from ..surrogates import study
 from ..surrogates.candidates import AFFINE, HALF, ONE_STEP, RELEARNT
 from ..surrogates.crossing import gained
 from ..surrogates.laws import MAIN_BUDGET
-from . import perturbations, pretrained_sensitivity
+from . import perturbations, pretrained_sensitivity, singular_changes
 from .changes import GRADIENT, NOISE, SHIFT, SWAP, TOKEN
 from .perturbation_cast import NEAREST, OTHERS, UNTRAINED
 
@@ -28,9 +28,9 @@ KINDS = (NOISE, TOKEN, GRADIENT, "natural")
 
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of both kinds of jobs in a folder, by kind and then by teacher or model."""
+    """Return the records of all kinds of jobs in a folder, by kind and then by teacher or model."""
     found: dict[str, dict[str, Any]] = {}
-    for part in (perturbations.PART, pretrained_sensitivity.PART):
+    for part in (perturbations.PART, singular_changes.PART, pretrained_sensitivity.PART):
         for path in sorted(folder.glob(f"{part}-*.json")):
             name = path.stem.removeprefix(f"{part}-")
             found.setdefault(part, {})[name] = json.loads(path.read_text())["record"]

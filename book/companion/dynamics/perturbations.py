@@ -11,7 +11,7 @@ from torch import Tensor
 from ..jobs import Job, Run
 from ..surrogates import candidates
 from ..surrogates.candidates import AFFINE, BINDING, ONE_STEP, SOLVED
-from ..surrogates.study import jobs_of, names_of, other_seed, rounded, weight_digests
+from ..surrogates.study import other_seed, rounded, weight_digests
 from ..teachers.teacher import Inputs
 from ..theory.token_influence import STEPS, drawn_targets
 from . import changes, exponents
@@ -74,16 +74,6 @@ class Perturbations(Job):
         count, known, draws, dear, few = COUNTS[run.scale]
         found = measure(cast_of(self.teacher, self.others, count, known, run), draws, dear, few)
         return found if self.teacher.endswith("0") else found | {"sensitivity": {}, "known": {}}
-
-
-def perturbation_jobs(run: Run, only: str = "*") -> list[Job]:
-    """Return the jobs that fit, of teachers whose law is there: calibrated in the run's folder, or committed."""
-    return jobs_of((Perturbations,), run, only)
-
-
-def perturbation_names() -> list[str]:
-    """Return the names of all jobs, whether their laws are there or not."""
-    return names_of((Perturbations,))
 
 
 @dataclass(eq=False)

@@ -55,10 +55,16 @@ def made_up(monkeypatch):
 
 
 def test_records_are_gathered_by_kind_of_job(tmp_path):
-    for name in ("perturbations-image-patch4-seed0", "sensitivity-MiniLM-twin", "dynamics-flow-image-patch4-seed0"):
+    for name in (
+        "perturbations-image-patch4-seed0",
+        "singular-a-seed1",
+        "sensitivity-MiniLM-twin",
+        "dynamics-flow-a-seed0",
+    ):
         (tmp_path / f"{name}.json").write_text(json.dumps({"record": {"name": name}}))
     assert results.gathered(tmp_path) == {
         "perturbations": {"image-patch4-seed0": {"name": "perturbations-image-patch4-seed0"}},
+        "singular": {"a-seed1": {"name": "singular-a-seed1"}},
         "sensitivity": {"MiniLM-twin": {"name": "sensitivity-MiniLM-twin"}},
     }
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from tiny_teacher import Tiny, teacher
 
-from companion.dynamics import changes, exponents, movers, perturbation_cast
+from companion.dynamics import changes, exponents, movers, perturbation_cast, perturbation_jobs
 from companion.dynamics import perturbations as job
 from companion.dynamics.changes import GRADIENT, NOISE, SHIFT, SMALL, TOKEN
 from companion.dynamics.perturbation_cast import AGAIN, NEAREST, OTHERS, TEACHER, UNTRAINED, Cast, movers_of
@@ -166,8 +166,9 @@ def test_a_job_is_of_its_weights_and_its_sizes(tmp_path):
 def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
     run, there = Run("smoke", tmp_path), "rung-text-classifier-laws-k3-b2-seed1"
     monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
-    assert [one.name for one in job.perturbation_jobs(run)] == ["perturbations-text-classifier-seed1"]
-    assert len(set(job.perturbation_names())) == 6
+    found = [one.name for one in perturbation_jobs.perturbation_jobs(run)]
+    assert found == ["perturbations-text-classifier-seed1", "singular-text-classifier-seed1"]
+    assert len(set(perturbation_jobs.perturbation_names())) == 12
 
 
 def test_each_examples_sensitivity_is_kept_of_the_first_seed_alone(tmp_path, monkeypatch):
