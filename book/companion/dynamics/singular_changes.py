@@ -1,4 +1,4 @@
-"""The change of an input that grows most in a model: its top singular direction, as an adversary that knows no class."""
+"""The change of an input that grows most in a model, its top singular direction: an adversary that knows no class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
