@@ -165,5 +165,5 @@ def test_a_job_is_of_all_weights_that_it_reads(tmp_path, monkeypatch):
     assert [job.name for job in gradient_jobs.gradient_jobs(run)] == wanted
     assert gradient_jobs.gradient_jobs(run, "gradients-flow-image-*") == []
     names = gradient_jobs.gradient_names()
-    assert len(names) == len(set(names)) == 30 and set(wanted) <= set(names)
+    assert len(names) == len(set(names)) == 32 and set(wanted) <= set(names)
     assert "0.700" in job.line({"input": {"three laws": {"cosine": 0.7}}}) and job.cost(run) > 0
