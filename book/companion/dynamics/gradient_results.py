@@ -18,6 +18,8 @@ from ..surrogates.laws import MAIN_BUDGET
 from .branch_traces import TRACES
 from .gradient_budgets import BUDGET, HALVES
 from .gradients import CLASS, FLOW, NEAREST, PART, SEED, UNTRAINED
+from .placements import PLACEMENTS, TRAINED
+from .placements import UNTRAINED as BEGUN
 from .spectra import SPECTRA
 
 RECORDS = "gradients.json"
@@ -182,6 +184,12 @@ def normality(teacher: str, name: str, measure: str) -> np.ndarray:
 def fall_over_depth(teacher: str, name: str, measure: str) -> SeedMean:
     """Return the mean of a measure over the first two layers less that over the last two, over seeds."""
     return over_seeds([float(row[:2].mean() - row[-2:].mean()) for row in normality(teacher, name, measure)])
+
+
+def placements(family: str, label: str, measure: str, *, trained: bool = True) -> np.ndarray:
+    """Return a measure of the networks of one normalisation (`placements.measure`), a row a seed."""
+    rows = gradient_records()[PLACEMENTS][family][label][TRAINED if trained else BEGUN]
+    return np.array([row[measure] for row in rows])
 
 
 def adjoint(teacher: str, kept: str, measure: str = "error") -> list[float]:

@@ -1,7 +1,7 @@
 """What the jobs on perturbations and on pretrained models' sensitivity found, over seeds, as the page reads it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,6 +148,27 @@ def attacked(teacher: str, name: str, size: float) -> SeedMean:
     """Return the Transformer's accuracy under a change along the direction that is worst for another model."""
     place = perturbations.ATTACKS.index(size)
     return over(teacher, lambda found: found["transfer"][name][place])
+
+
+def greatest(teacher: str, part: str, name: str) -> SeedMean:
+    """Return what is found of the change that grows most in a model (`singular_changes.measure`), over seeds.
+
+    `part` is "reached", the share of the teacher's greatest growth along it; "rank", the partial rank correlation of
+    examples' greatest growth; or "attacked", the teacher's accuracy along it at the second of `ATTACKS`.
+    """
+
+    def read(found: Mapping[str, Any]) -> float:
+        if part == "rank":
+            return found["ranks"][name]["partial"]
+        return found["reached"][name] if part == "reached" else found["transfer"][name][1]
+
+    return study.over(study.of_teacher(committed()[singular_changes.PART], teacher), read)
+
+
+def greatest_error(names: Iterable[str], teachers: Iterable[str]) -> float:
+    """Return by how much any example's greatest growth in these models may be off, relative: the largest, any seed."""
+    rows = [row for teacher in teachers for row in study.of_teacher(committed()[singular_changes.PART], teacher)]
+    return max(row["error"][name] for row in rows for name in names)
 
 
 class Standing(NamedTuple):

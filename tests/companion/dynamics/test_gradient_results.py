@@ -40,6 +40,8 @@ def records(monkeypatch):
     kinds["traces"] = {"image-patch4-seed0": {"traces": {"teacher": [9.0, -0.25, 0.5]}, "flows": flows}}
     rest = {HALVES["three laws"]: 0.75, HALVES["one law"]: 0.6, RELEARNT: 0.9}
     kinds["budget"] = {"image-patch4-seed0": {"input": {name: {"cosine": value} for name, value in rest.items()}}}
+    row = {"trained": [{"norms": [0.5, 0.0]}], "untrained": [{"norms": [0.1, 0.0]}, {"norms": [0.2, 0.0]}]}
+    kinds["placements"] = {"image-patch7": {"no norm": row}}
     monkeypatch.setattr(results, "gradient_records", lambda: kinds)
 
 
@@ -89,6 +91,11 @@ def test_spectra_volumes_and_normality(records):
     assert results.branch_trace("image-patch4", "teacher").mean == 0.25
     assert results.adjoint("image-patch4", "end alone") == [0.5]
     assert results.adjoint("image-patch4", "end alone", "path") == [9.0]
+
+
+def test_placements_are_read_trained_and_as_they_begin(records):
+    assert results.placements("image-patch7", "no norm", "norms").tolist() == [[0.5, 0]]
+    assert results.placements("image-patch7", "no norm", "norms", trained=False).tolist() == [[0.1, 0], [0.2, 0]]
 
 
 def test_records_of_a_folder_are_gathered_by_kind_and_teacher(tmp_path):

@@ -69,6 +69,25 @@ def test_records_are_gathered_by_kind_of_job(tmp_path):
     }
 
 
+def test_the_greatest_growth_is_read_over_the_seeds_that_have_it(monkeypatch):
+    rows = {
+        f"image-patch4-seed{seed}": {
+            "reached": {"three laws": 0.5 + 0.1 * seed},
+            "ranks": {"three laws": {"raw": 0, "partial": 0.9}}
+            | ({"one-step field": {"partial": 0.8}} if not seed else {}),
+            "transfer": {"three laws": [0.9, 0.4 + 0.1 * seed, 0.0]},
+            "error": {"three laws": 0.01 + seed, "affine maps": 9.0},
+        }
+        for seed in range(2)
+    }
+    monkeypatch.setattr(results, "committed", lambda: {"singular": rows})
+    assert results.greatest("image-patch4", "reached", "three laws").seeds == (0.5, 0.6)
+    assert results.greatest("image-patch4", "rank", "three laws").seeds == (0.9, 0.9)
+    assert results.greatest("image-patch4", "rank", "one-step field").seeds == (0.8,)
+    assert results.greatest("image-patch4", "attacked", "three laws").seeds == (0.4, 0.5)
+    assert results.greatest_error(["three laws"], ["image-patch4"]) == 1.01
+
+
 def test_growth_between_depths_is_a_ratio_over_seeds():
     found = results.growth("image-patch4", "natural", "teacher", 1, 2)
     assert found.seeds == pytest.approx((4.0, 8 / 3, 2.0)) and found.interval == pytest.approx(t_interval(found.seeds))
