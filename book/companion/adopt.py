@@ -36,8 +36,9 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     weights = [path for path in sorted(folder.glob("*.safetensors")) if ".checkpoint" not in path.name]
     trained = [one for one in weights if not _calibrated(one) and recipes.fits(one.stem, only.split(","))]
     calibrated = [one for one in weights if _calibrated(one) and one.stem in COMMITTED]
-    found = any(folder.glob("rung-*.json"))
-    if not (trained or calibrated or found):
+    parts = store.divided(store.gathered(folder)) | studies.gathered(folder)
+    parts = {name: part for name, part in parts.items() if any(part.values())}
+    if not (trained or calibrated or parts):
         raise DataError(
             f"no complete weights of _build/train/{scale} fit {only!r}: run `make train SCALE={scale}` first."
         )
@@ -47,11 +48,11 @@ def adopt(scale: str, only: str = ",".join(recipes.COMMITTED)) -> None:
     adopted = {}
     for path in trained + calibrated:
         adopted |= _copied(path, data, f"weights/{path.name}")
-    parts = store.divided(store.gathered(folder)) | studies.gathered(folder)
     for name, part in parts.items():
-        if any(part.values()):
-            store.write(data / name, store.added(store.known(data / name), part))
-            adopted[name] = sha256(data / name)
+        # A part of which nothing was found here was made elsewhere, and stays.
+        known = store.known(data / name)
+        store.write(data / name, {**known, **store.added(known, part)})
+        adopted[name] = sha256(data / name)
     for name in (TOKENIZER, TRIALS):
         if (folder / name).exists():
             adopted |= _copied(folder / name, data, name)

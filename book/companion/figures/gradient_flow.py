@@ -30,6 +30,13 @@ LOOKS: dict[str, dict[str, Any]] = {
     "affine maps": {"color": "0.55", "linewidth": 1.2, "linestyle": "-.", "label": "affine maps"},
     "untrained": {"color": "#de8f05", "linewidth": 1.4, "linestyle": "-.", "label": "untrained Transformer"},
 }
+# Of a layer's normalisation.
+NORMS: dict[str, dict[str, Any]] = {
+    "LayerNorm before": {"color": "black", "linewidth": 1.8, "marker": "o"},
+    "LayerNorm after": {"color": "#0173b2", "linewidth": 1.5, "marker": "s"},
+    "dynamic tanh": {"color": "#de8f05", "linewidth": 1.5, "marker": "^"},
+    "no norm": {"color": "#b40426", "linewidth": 1.5, "marker": "D"},
+}
 # Short names above gradients.
 SHORT = {
     "teacher": "Transformer",
@@ -98,6 +105,21 @@ def units(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
     curves(axes, found, start=1)
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xticks(range(1, 7))
+
+
+def placements(axes: Axes, trained: Mapping[str, np.ndarray], begun: Mapping[str, np.ndarray], start: int) -> None:
+    """Draw a measure over depth by normalisation, each (seeds, depths), the first at `start`.
+
+    Trained networks as full lines, as they began as broken ones of the same colour; the range over seeds as a band.
+    """
+    for name, look in NORMS.items():
+        for found, style, label in ((trained[name], "-", name), (begun[name], "--", f"{name}, untrained")):
+            places = np.arange(found.shape[1]) + start
+            axes.plot(places, found.mean(0), linestyle=style, markersize=3.5, label=label, **look)
+            if len(found) > 1:
+                axes.fill_between(places, found.min(0), found.max(0), color=look["color"], alpha=0.15, linewidth=0)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.tick_params(labelsize=8.5)
 
 
 def span(values: Sequence[float]) -> str:

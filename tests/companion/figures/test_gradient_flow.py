@@ -44,6 +44,20 @@ def test_saliency_has_a_row_for_each_word_and_a_column_for_each_model(axes):
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["Transformer", "equation\n0.50"]
 
 
+def test_normalisations_are_drawn_trained_and_as_they_began(axes):
+    trained = {name: np.array([[float(number), 1.0]]) for number, name in enumerate(figures.NORMS)}
+    begun = {name: each + np.array([[10.0], [30.0]]) for name, each in trained.items()}
+    figures.placements(axes[0], trained, begun, 1)
+    lines = {line.get_label(): line for line in axes[0].lines if not line.get_label().startswith("_")}
+    assert len(lines) == 8
+    full, broken = lines["dynamic tanh"], lines["dynamic tanh, untrained"]
+    assert full.get_ydata().tolist() == [2, 1] and full.get_xdata().tolist() == [1, 2]
+    assert broken.get_ydata().tolist() == [22, 21] and broken.get_linestyle() == "--"
+    assert broken.get_color() == full.get_color() and len(axes[0].collections) == 4
+    heights = axes[0].collections[2].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (11, 32)
+
+
 def test_a_span_is_of_two_digits_and_names_what_has_no_number():
     assert figures.span([0.00043, 0.2]) == "0.00043 to 0.2"
     assert figures.span([0.5]) == "0.5" and figures.span([1.0, float("inf")]) == "1 to no path"

@@ -222,11 +222,13 @@ def test_adopted_equations_can_be_loaded_and_their_records_read(project_copy, ca
     (run.folder / "dynamics-flow-image-patch4-seed0.json").write_text(json.dumps(flow))
     (run.folder / "gradients-spectra-image-patch4-seed0.json").write_text(json.dumps(flow))
     (run.folder / "bottleneck-plane-image-patch7-seed0.json").write_text(json.dumps(flow))
+    elsewhere = {"flow": {"text-classifier-seed1": {"kept": 1.0}}}
+    (project_copy / "data" / "gradients.json").write_text(json.dumps(elsewhere))
     adopt.adopt("smoke")
     assert f"weights/{SPEC.name}.safetensors" in capsys.readouterr().out
     measured = json.loads(data_file("dynamics.json").read_text())
     gradients = json.loads(data_file("gradients.json").read_text())
-    assert gradients == {"spectra": {"image-patch4-seed0": {"states": [0.12346]}}}
+    assert gradients == elsewhere | {"spectra": {"image-patch4-seed0": {"states": [0.12346]}}}
     assert measured == {"flow": {"image-patch4-seed0": {"states": [0.12346]}}}
     measured = json.loads(data_file("bottleneck.json").read_text())
     assert measured == {"plane": {"image-patch7-seed0": {"states": [0.12346]}}, "equation": {}}
