@@ -35,6 +35,13 @@ def test_width_is_the_largest_that_fits(share):
     assert filled.narrow == wide and budget - 6 * (2 * wide + 1) < count(filled) <= budget
 
 
+def test_what_is_left_is_used_up_at_another_depth_too():
+    made = narrow.narrow_like(20_000, 64, 4, None, depth=3)
+    wide = narrow.narrow_width(20_000, 64, 4, 3)
+    assert made.depth == 3 and made.narrow == wide
+    assert 20_000 - 3 * (2 * wide + 1) < count(made) <= 20_000
+
+
 def test_width_ends_at_the_teachers_and_budgets_too_small_are_named():
     assert narrow.narrow_width(10**9, 64, 4) == 64
     with pytest.raises(ValueError, match=r"100 parameters were asked for, but .* 4 heads and 6 layers has at least"):

@@ -9,6 +9,7 @@ from torch import nn
 from pdelens import CaptureError, capture, substitute_attention
 from pdelens.attention.runs import common_name
 
+IDLESS = {"bos_token_id": None, "eos_token_id": None}
 X, Y = torch.randn(2, 2, 5, 16, generator=torch.Generator().manual_seed(3))
 T5 = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
 BART = {"vocab_size": 50, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "pad_token_id": 1}
@@ -87,6 +88,18 @@ def test_one_encoder_on_two_inputs_makes_two_passes():
 
 
 @torch.no_grad()
+def test_passes_are_causal_together_where_each_of_them_is():
+    model = transformers.GPT2Model(transformers.GPT2Config(**IDLESS, vocab_size=50, n_embd=32, n_layer=2, n_head=4)).eval()
+    with torch.no_grad(), capture(model) as caught:
+        model(IDS)
+        model(IDS.flip(1))
+    assert caught.flow().causal and len(caught.flow().mask) == 2 * len(IDS)
+    siamese = Siamese().eval()
+    with torch.no_grad(), capture(siamese) as caught:
+        siamese(X, Y)
+    assert not caught.flow().causal
+
+
 def test_a_layer_used_again_on_what_it_put_out_is_one_layer_more():
     for blocks in ([block()], [block(), block()]):
         model = Stage(blocks, times=3)
