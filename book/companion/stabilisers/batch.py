@@ -93,14 +93,25 @@ class Batch:
         self.optimizer = RatedAdam(self.module.parameters(), rates)
 
     def losses(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return each cell's mean cross-entropy, (cells,), on inputs (cells, batch, ...)."""
+        """Return each cell's mean cross-entropy, (cells,), on inputs (cells, batch, ...); 0 of those at rest.
+
+        What rests is not computed: at the largest rates of a grid most cells do, for most of the steps.
+        """
+        live = (self.optimizer.rates > 0).nonzero().flatten()
+        stacked = dict(self.module.named_parameters())
+        if len(live) < len(inputs):
+            stacked = {name: parameter[live] for name, parameter in stacked.items()}
+            inputs, labels = inputs[live], labels[live]
+        whole = torch.zeros_like(self.optimizer.rates)
+        if not len(live):
+            return whole.requires_grad_()
         mask = mask_of(self.plan.switches.configuration, inputs)
 
         def loss(parameters, inputs, labels, mask):
             return F.cross_entropy(functional_call(self.module, parameters, (inputs, mask)), labels)
 
         axes = (0, 0, 0, None if mask is None else 0)
-        return torch.vmap(loss, in_dims=axes)(dict(self.module.named_parameters()), inputs, labels, mask)
+        return whole.index_copy(0, live, torch.vmap(loss, in_dims=axes)(stacked, inputs, labels, mask))
 
     def clip(self) -> None:
         """Scale each cell's gradient down to at most the plan's norm."""

@@ -101,6 +101,29 @@ def test_what_diverges_is_dated_and_rests_and_disturbs_nobody():
         assert all(bool((value == 0).all()) for value in stack.model(cell).state_dict().values())
 
 
+def test_what_rests_is_not_computed(monkeypatch):
+    one, seen = plan("plain", "none", rates=(1e-3, 1e5), warm=False, steps=30), []
+    forward = Switched.forward
+    monkeypatch.setattr(Switched, "forward", lambda self, *given: seen.append(0) or forward(self, *given))
+    vmap = torch.vmap
+
+    def counted(function, **how):
+        def mapped(parameters, inputs, *rest):
+            seen.append(len(inputs))
+            return vmap(function, **how)(parameters, inputs, *rest)
+
+        return mapped
+
+    monkeypatch.setattr(torch, "vmap", counted)
+    _, found = train(one, DATA)
+    assert {count for count in seen if count} == {4, 2}
+    assert [at is None for at in found["diverged"]] == [True, False] * 2
+    seen.clear()
+    _, found = train(replace(one, rates=(1e5, 1e6)), DATA)
+    assert None not in found["diverged"] and found["curve"][-1] == [None] * 4
+    assert 0 < sum(count > 0 for count in seen) < 30, "once nothing moves, nothing is computed"
+
+
 def test_adam_at_several_rates_is_several_adams_and_rest_is_rest():
     stacked = torch.nn.Parameter(torch.randn(3, 5, generator=torch.Generator().manual_seed(0)))
     start, rates = stacked.detach().clone(), torch.tensor([1e-2, 0.0, 3e-1])

@@ -89,7 +89,9 @@ def test_one_encoder_on_two_inputs_makes_two_passes():
 
 @torch.no_grad()
 def test_passes_are_causal_together_where_each_of_them_is():
-    model = transformers.GPT2Model(transformers.GPT2Config(**IDLESS, vocab_size=50, n_embd=32, n_layer=2, n_head=4)).eval()
+    model = transformers.GPT2Model(
+        transformers.GPT2Config(**IDLESS, vocab_size=50, n_embd=32, n_layer=2, n_head=4)
+    ).eval()
     with torch.no_grad(), capture(model) as caught:
         model(IDS)
         model(IDS.flip(1))
