@@ -8,6 +8,7 @@ from pdelens.attention import heads as head_measures
 from pdelens.attention.heads import Heads, Thresholds, against_causal_uniform, extremes, measure_heads
 from pdelens.attention.moments import attention_moments, displacement_kernel
 from pdelens.attention.positions import position_share
+from pdelens.intervals import bootstrap_interval
 
 
 def softmax_maps(logits, causal=False):
@@ -186,6 +187,16 @@ def test_headline_and_median_with_intervals():
         report.headline_interval(group=5)
     median, (low, high) = head_measures.median_head(torch.arange(7.0).expand(5, 2, 7))
     assert median == low == high == 3
+
+
+def test_a_medians_interval_is_the_bootstraps_of_its_seed():
+    values = random(12, 2, 3)
+    rows = values.double().flatten(1).numpy()
+    found = {seed: head_measures.median_head(values, seed) for seed in (0, 3)}
+    for seed, (median, interval) in found.items():
+        wanted = bootstrap_interval(rows, lambda drawn: np.median(drawn.mean(0)), resamples=400, seed=seed)
+        assert interval == wanted and median == np.median(rows.mean(0))
+    assert found[0][1] != found[3][1]
 
 
 def test_poster_frames_every_head_in_its_class():

@@ -441,6 +441,16 @@ def test_bad_input_is_named(change, error, says):
         integrate(diffusing(Chain(8)).float(), **given)
 
 
+def test_depth_times_may_leave_the_equation_by_rounding_alone():
+    pde = TransformerPDE(4, 2, Chain(5), depth=1, temporal_modes=2)
+    u = random(1, 5, 4).float()
+    for start, end in ((0.0, 1 + 1e-6), (-1e-6, 1.0)):
+        assert integrate(pde, u, [start, end]).depths.tolist() == pytest.approx([start, end])
+    for start, end in ((0.0, 1 + 2e-6), (-2e-6, 1.0)):
+        with pytest.raises(ValueError, match=r"lives on \[0, 1\]"):
+            integrate(pde, u, [start, end])
+
+
 def test_integer_masks_of_tokenizers_count_as_masks():
     pde, u = full_equation(Chain(8), 8), random(1, 8, 8)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
