@@ -21,10 +21,10 @@ _ITERATIONS = 50
 def target_name(distance: int) -> str:
     """Return what a target is called.
 
-    >>> target_name(0), target_name(2)
-    ('itself', 'distance 2')
+    >>> target_name(0), target_name(2), target_name(-1)
+    ('itself', 'distance 2', 'next')
     """
-    return f"distance {distance}" if distance else OWN
+    return "next" if distance == -1 else f"distance {distance}" if distance else OWN
 
 
 TARGETS = (*(target_name(distance) for distance in DISTANCES), LABEL)
@@ -88,16 +88,28 @@ class Targets:
         return {d: torch.stack([u[rows, place[mine]] for u in states]) for d, place in self.readers.items()}
 
 
-def drawn(codes: Tensor, mask: Tensor, lattice: Lattice, examples: int, each: int, seed: int = 0) -> Targets:
+def drawn(
+    codes: Tensor,
+    mask: Tensor,
+    lattice: Lattice,
+    examples: int,
+    each: int,
+    seed: int = 0,
+    distances: Sequence[int] | None = None,
+) -> Targets:
     """Return `each` random targets of each of the first `examples` that have as many.
 
     `codes` (examples, tokens), -1 where a token is none; `mask` (examples, tokens). A target has a real token at each
-    of `DISTANCES` along one axis; which one is read is drawn anew for each distance. So all distances are asked about
-    the same targets. Raises ValueError where there are too few examples.
+    of the `distances` (`DISTANCES`, if not given) along one axis; which one is read is drawn anew for each distance. So
+    all distances are asked about the same targets. On a causal lattice only later tokens are read, which see the
+    target, and with a distance of -1 the one before it, which is to tell what comes next. Raises ValueError where there
+    are too few examples.
     """
-    generator = torch.Generator().manual_seed(seed)
-    mask, axes = mask.bool(), {d: along_an_axis(lattice, d) for d in DISTANCES}
-    near = {d: (mask[:, None] & axes[d]).any(-1) for d in DISTANCES}  # (examples, tokens)
+    generator, distances = torch.Generator().manual_seed(seed), DISTANCES if distances is None else distances
+    mask, axes = mask.bool(), {d: along_an_axis(lattice, abs(d)) for d in distances}
+    if lattice.causal:
+        axes = {d: axis.tril() if d < 0 else axis.triu() for d, axis in axes.items()}
+    near = {d: (mask[:, None] & axes[d]).any(-1) for d in distances}  # (examples, tokens)
     able = (codes >= 0) & mask & torch.stack(list(near.values())).all(0)
     rich = (able.sum(1) >= each).nonzero()[:examples, 0]
     if len(rich) < examples:
@@ -106,7 +118,7 @@ def drawn(codes: Tensor, mask: Tensor, lattice: Lattice, examples: int, each: in
     chosen = order[rich].topk(each, 1).indices.flatten()
     rows = rich.repeat_interleave(each)
     readers = {
-        d: torch.multinomial((mask[rows] & axes[d][chosen]).double(), 1, generator=generator)[:, 0] for d in DISTANCES
+        d: torch.multinomial((mask[rows] & axes[d][chosen]).double(), 1, generator=generator)[:, 0] for d in distances
     }
     return Targets(rows, codes[rows, chosen], readers)
 

@@ -145,7 +145,7 @@ def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
     assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges")]
     assert jobs.token_jobs(run, "information-flow-*-image-*") == []
     names = jobs.token_names()
-    assert len(names) == len(set(names)) == 18
+    assert len(names) == len(set(names)) == 24
 
 
 def test_networks_are_for_the_first_seed_alone(tmp_path, monkeypatch):

@@ -40,6 +40,18 @@ def test_frequent_pieces_are_counted_without_padding():
     assert asked.piece_codes(tokens, torch.zeros_like(tokens), found).unique().tolist() == [-1], "padding is none"
 
 
+def test_where_tokens_see_the_past_alone_later_ones_are_read_and_the_one_before_for_what_is_next():
+    codes = torch.randint(0, 3, (30, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(codes, dtype=torch.bool)
+    mask[:, 0] = False
+    found = asked.drawn(codes, mask, Chain(12, causal=True), 20, 3, distances=(0, 1, 4, -1))
+    own = found.readers[0]
+    for distance in (1, 4, -1):
+        assert (found.readers[distance] - own).tolist() == [distance] * 60
+    assert int(own.min()) == 2, "before it stands a token that may be read"
+    assert asked.target_name(-1) == "next"
+
+
 @pytest.mark.parametrize("lattice", [Grid(7, 7), Chain(12)])
 def test_readers_lie_at_their_distance_along_one_axis_and_are_real(lattice):
     generator = torch.Generator().manual_seed(1)
