@@ -7,6 +7,8 @@ from tiny_teacher import Tiny, teacher
 from companion.dynamics import adjoints
 from companion.dynamics.adjoints import Lesson
 from companion.jobs import Run
+from pdelens.lattice import Chain
+from pdelens.pde.equation import TransformerPDE
 from pdelens.pde.integrate import integrate
 
 
@@ -36,6 +38,21 @@ def test_the_adjoint_agrees_where_little_is_forgotten_and_fails_from_the_end_alo
     monkeypatch.setattr("pdelens.sensitivity.adjoint.MOST_STEPS", 200)
     far = Lesson(20.0, 4).errors([k / 8 for k in range(1, 8)], rtol=1e-5, substeps=64)
     assert far["end alone"] > 1e-2 and far["kept"] < 1e-4 and far["steps"] < 1e-2
+
+
+def test_padding_is_left_out_of_the_adjoint():
+    pde = TransformerPDE(4, 2, Chain(6), depth=1, diffusion=0.1).double().requires_grad_(False)
+    u = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)).double()
+    mask = torch.tensor([[True] * 4 + [False] * 2])
+    u[~mask] = 50.0
+
+    def loss(state):
+        return state[mask].square().sum()
+
+    start = u.clone().requires_grad_()
+    loss(integrate(pde, start, method="rk4", substeps=64, mask=mask).states[-1]).backward()
+    wanted = start.grad.masked_fill(~mask[..., None], 0.0)
+    assert adjoints.adjoint_error(pde, u, loss, wanted, (0.5,), 1e-9, mask=mask)[0] < 1e-5
 
 
 def test_what_the_solver_gives_up_is_infinitely_wrong(monkeypatch):

@@ -26,6 +26,8 @@ def test_a_shrunken_map_has_a_centred_cosine_of_one_at_the_stated_raw_cosine(nul
     assert float(measures.cosine(mean, truth)) == pytest.approx(null)
     assert float(measures.centred_cosine(ours, truth, mean[0])) == pytest.approx(1)
     assert float(measures.cosine(ours, truth)) == pytest.approx(float(cosine_real.shrunken(null, share)))
+    single = cosine_real.shrunken(np.float32(null), share)
+    assert single.dtype == np.float64 and single == cosine_real.shrunken(float(np.float32(null)), share)
 
 
 def test_skewness_of_known_logits():

@@ -156,6 +156,17 @@ def test_bounds_of_sums_and_of_half_steps():
     assert step_bound(fast, 0.0, "lie").largest == pytest.approx(0.5)
 
 
+def test_central_advection_is_helped_by_the_least_diffusivity_of_all():
+    chain = Chain(8)
+    diffusion, advection = Diffusion(chain, 2, 0.1), Advection(chain, 2, 0.5, "central")
+    with torch.no_grad():
+        # One channel diffuses by .4, the other by .1, and only that says what its advection allows.
+        diffusion.raw.coefficients[..., 0] = float(torch.tensor(0.4).expm1().log())
+    pde = PDE({"v": advection, "d": diffusion}, chain, 1.0)
+    assert diffusion.diffusivity(0.0).detach().flatten().tolist() == pytest.approx([0.4, 0.1], rel=1e-5)
+    assert step_bound(pde, 0.0, "euler").largest == pytest.approx(2 * 0.1 / 0.5**2, rel=1e-5)
+
+
 def test_intervals_are_cut_at_the_jumps_inside():
     pde = PDE({"d": Diffusion(Chain(5), 1, depth=4.0, modes=4, basis="piecewise")}, Chain(5), 4.0)
     assert segments(pde, 0.0, 1.0) == [(0.0, 1.0)]
