@@ -1,5 +1,7 @@
 """The change that grows most, of a small teacher and what stands beside it, against Jacobians that are written down."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,18 @@ def test_accuracy_is_that_of_the_worse_sign(measured):
             answers = mover.logits(mover.states(moved, None, 0)[-1], None).argmax(-1)
             hits.append(float((answers == cast.labels).float().mean()))
         assert record["transfer"][TEACHER][place] == record["accuracy"][TEACHER][place] == pytest.approx(min(hits))
+
+
+def test_a_direction_has_two_signs_and_the_worse_one_counts():
+    point = changes.Point(torch.ones(2, 1, 2), None, (torch.ones(2, 1, 2),) * 2)
+    # Right while the sum is above 1.9: it is 2 at first, and falls along one sign, rises along the other.
+    same = SimpleNamespace(
+        run=lambda u, padding, start: (u, u),
+        logits=lambda last, padding: torch.cat([last.sum(2) - 1.9, 1.9 - last.sum(2)], 1),
+    )
+    for sign in (1.0, -1.0):
+        found = job._attacked(same, point, sign * torch.ones(2, 1, 2), torch.zeros(2).long())
+        assert found == [1, 0, 0, 0]
 
 
 def test_a_job_is_of_the_weights_that_it_reads(tmp_path, monkeypatch):
