@@ -1,5 +1,7 @@
 """Changes of inputs: how large, where, and how far they grow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,17 @@ def test_fixed_steps_are_held_against_an_adaptive_solver():
         mover = movers.solution_of(tiny.teacher, field, substeps)
         errors.append(changes.solver_error(mover, changes.point_of(mover, tiny.inputs)))
     assert errors[0] < 0.05 and errors[1] < 0.01
+
+
+def test_the_solvers_error_is_the_median_examples(at):
+    mover, point = at
+
+    def adaptive(u, padding):
+        # Twice the growth for the first example, a hundredth more for all others.
+        own, moved = u.split(5)
+        factor = torch.tensor([2.0, 1.01, 1.01, 1.01, 1.01]).view(-1, 1, 1)
+        last, beyond = mover.run(own, padding)[-1], mover.run(moved, padding)[-1]
+        return torch.cat([last, last + factor * (beyond - last)])
+
+    found = changes.solver_error(replace(mover, adaptive=adaptive), point)
+    assert found == pytest.approx(1 - 1 / 1.01, rel=1e-2)
