@@ -8,9 +8,10 @@ import pytest
 from companion import sphinx_book
 
 
-@pytest.mark.parametrize(("exception", "kind", "copied"), [
-    (None, "html", True), (None, "latex", False), (ValueError("no build"), "html", False), (ValueError(), "latex", False),
-])  # fmt: skip
+CASES = [(None, "html", True), (None, "latex", False), (ValueError(), "html", False), (ValueError(), "latex", False)]
+
+
+@pytest.mark.parametrize(("exception", "kind", "copied"), CASES)
 def test_mathjax_is_copied_into_whole_web_pages_alone(tmp_path, monkeypatch, exception, kind, copied):
     kept = tmp_path / "package" / "static" / sphinx_book.MATHJAX
     kept.parent.mkdir(parents=True)

@@ -25,6 +25,14 @@ LOOKS: dict[str, dict[str, Any]] = {
     "teacher": {"color": "black", "marker": "o", "linewidth": 2.4, "label": "Transformer"},
     "three laws": {"color": "#0173b2", "marker": "s", "linewidth": 1.4, "label": "equation (three laws), solved"},
 }
+# By the target that a pretrained model's state is asked about.
+TOLD: dict[str, dict[str, Any]] = {
+    "itself": {"color": "black", "marker": "o"},
+    "distance 1": {"color": "#0173b2", "marker": "s"},
+    "distance 2": {"color": "#029e73", "marker": "^"},
+    "distance 4": {"color": "#de8f05", "marker": "v"},
+    "next": {"color": "#b40426", "marker": "D"},
+}
 MODELS = ("teacher", "three laws", "untrained")
 MEASURES = {
     "noise": "ln half-noise",
@@ -109,6 +117,26 @@ def plane_legend(figure: Figure, axes: np.ndarray) -> None:
         name: handle for panel in axes.flat for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3, fontsize=8)
+
+
+def tokens_told(axes: Axes, trained: Mapping[str, Any], twin: Mapping[str, Any]) -> None:
+    """Draw what a pretrained model's states tell of codes by depth, a line a target; broken: the twin's.
+
+    Both as `pretrained_content.measure` has them. Bars are intervals over examples; dashed is the ceiling.
+    """
+    for number, (target, look) in enumerate(TOLD.items()):
+        if target not in trained["curves"]:
+            continue
+        at, ends = np.array(trained["depths"]), np.array(trained["interval"][target])
+        axes.plot(at, trained["curves"][target], label=target, markersize=3.5, linewidth=1.6, **look)
+        axes.vlines(at + 0.06 * (number - 2), ends[:, 0], ends[:, 1], color=look["color"], linewidth=0.8)
+        axes.plot(
+            at, twin["curves"][target], linestyle="--", linewidth=1.1, label=f"{target}, twin", color=look["color"]
+        )
+    axes.axhline(trained["ceiling"], color=_GRID, linestyle="--", linewidth=1)
+    axes.axhline(0, color=_GRID, linewidth=0.8)
+    axes.set_ylim(-0.12, 1.08 * trained["ceiling"])
+    axes.tick_params(labelsize=8)
 
 
 def by_inputs(axes: Axes, curves: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> None:

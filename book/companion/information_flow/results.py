@@ -21,6 +21,7 @@ from ..surrogates.laws import MAIN_BUDGET
 from .budgets import BUDGET
 from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
+from .pretrained_content import TWIN
 from .targets import TARGETS
 
 RECORDS = "information-flow.json"
@@ -128,6 +129,11 @@ def within(teacher: str, name: str) -> float:
             low, high = t_interval(known[:, depth].tolist())
             inside.append(low <= float(mean[depth]) <= high)
     return float(np.mean(inside))
+
+
+def pretrained(model: str, *, trained: bool = True) -> dict[str, Any]:
+    """Return what tokens of a pretrained model tell (`pretrained_content.measure`), or those of its twin."""
+    return _committed()["pretrained"][model if trained else f"{model}-{TWIN}"]
 
 
 def edge_curve(teacher: str, target: str, name: str, how: str = "rows") -> Tensor:

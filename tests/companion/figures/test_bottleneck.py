@@ -78,3 +78,20 @@ def test_a_legend_names_every_look_of_all_planes_once(axes):
     (legend,) = axes[0].figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["trained", "trained, tanh", "Transformer"]
     assert [panel.get_xlabel() for panel in axes] == ["half-noise"] * 2
+
+
+def test_what_tokens_tell_is_drawn_beside_the_twin_with_its_intervals(axes):
+    trained = {
+        "depths": [0, 3],
+        "ceiling": 2.0,
+        "curves": {"itself": [2.0, 1.0], "next": [0.1, 0.5]},
+        "interval": {"itself": [[1.9, 2.1], [0.8, 1.1]], "next": [[0.0, 0.2], [0.4, 0.6]]},
+    }
+    twin = trained | {"curves": {"itself": [2.0, 1.9], "next": [0.0, 0.1]}}
+    figures.tokens_told(axes[0], trained, twin)
+    found = lines(axes[0])
+    assert found["itself"].get_data()[0].tolist() == [0, 3] and found["next"].get_ydata().tolist() == [0.1, 0.5]
+    assert found["next, twin"].get_ydata().tolist() == [0, 0.1] and found["next, twin"].get_linestyle() == "--"
+    assert "distance 1" not in found
+    bars = axes[0].collections[1].get_segments()
+    assert [[height for _, height in bar] for bar in bars] == [[0, 0.2], [0.4, 0.6]]

@@ -35,6 +35,7 @@ def known(monkeypatch):
     edges = {"effects": {"next state": shown}, "information": shown, "size": [3.0]}
     budget = {"curves": {HALF: flat(1.2, 2.05), RELEARNT: flat(1, 2.1)}}
     kinds = {"content": rows, "edges": {"image-patch4-seed0": edges}, "budget": {"image-patch4-seed0": budget}}
+    kinds["pretrained"] = {"MiniLM": {"rows": 1}, "MiniLM-twin": {"rows": 2}}
     monkeypatch.setattr(results, "_committed", lambda: kinds)
 
 
@@ -59,6 +60,10 @@ def test_the_margin_is_to_the_nearest_null_or_other_seed(known):
 def test_a_budget_binds_where_its_last_doubling_gained_much(known):
     # Distances of seed 0: .1, at half the budget .125, learnt anew .05; the nearest other .2.
     assert results.binding("image-patch4") == pytest.approx((1 - 0.1 / 0.125, 0.2 - 0.05))
+
+
+def test_pretrained_models_have_twins(known):
+    assert [results.pretrained("MiniLM", trained=kind)["rows"] for kind in (True, False)] == [1, 2]
 
 
 def test_skill_is_of_the_worst_depth_and_of_nulls_alone(known):
