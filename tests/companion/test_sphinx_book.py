@@ -7,7 +7,6 @@ import pytest
 
 from companion import sphinx_book
 
-
 CASES = [(None, "html", True), (None, "latex", False), (ValueError(), "html", False), (ValueError(), "latex", False)]
 
 
