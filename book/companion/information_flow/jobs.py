@@ -6,8 +6,9 @@ from .budgets import TokenBudget
 from .content import TokenContent
 from .edge_ranks import EdgeRanks
 from .pretrained_content import MODELS, PretrainedContent, content_jobs
+from .retrieval import Retrieval
 
-KINDS = (TokenContent, EdgeRanks, TokenBudget)
+KINDS = (TokenContent, EdgeRanks, TokenBudget, Retrieval)
 
 
 def token_jobs(run: Run, only: str = "*") -> list[Job]:

@@ -142,10 +142,10 @@ def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
     run, there = Run("smoke", tmp_path), "rung-text-classifier-laws-k3-b2-seed1"
     monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
     found = [job.name for job in jobs.token_jobs(run)]
-    assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges")]
+    assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges", "retrieval")]
     assert jobs.token_jobs(run, "information-flow-*-image-*") == []
     names = jobs.token_names()
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 30
 
 
 def test_networks_are_for_the_first_seed_alone(tmp_path, monkeypatch):
