@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pdelens.information.neural import ceiling, info_nce
+from pdelens.information.usable import usable_information
 from pdelens.models import Transformer
 
 from ..jobs import Job, Run
@@ -17,7 +18,7 @@ from .content import PART
 
 RETRIEVAL = "retrieval"
 # Noise that enters after every layer, over the layer's own scale.
-LEVELS = (1.0, 3.0, 10.0)
+LEVELS = (0.3, 1.0, 3.0)
 # Held-out examples, steps of training of the critics, and their batch; principal components that a critic is given.
 COUNTS = {"smoke": (120, 20, 16), "book": (2000, 400, 256), "full": (8000, 1000, 512)}
 COMPONENTS = 64
@@ -53,22 +54,25 @@ def measure(teacher: Teacher, examples: int, steps: int, batch: int) -> dict[str
     """Return bounds of I(X; state) with noise in the chain, on held-out examples.
 
     By level (`LEVELS`): `bounds` by depth from 1, InfoNCE of critics that were trained on other examples, nats;
-    `processed`: the largest bound from a depth on, which by data processing bounds that depth's information too;
-    `accuracy` of the teacher's head on the last noisy state. `clean`: its accuracy without noise; `ceiling`: the most
-    that a critic can report. The input is given to the critic as its embedding, states as all their tokens, both as
-    principal components.
+    `label`: usable information about the class, which the state has of its input too; `processed`: the largest of both
+    from a depth on, which by data processing bounds that depth's information; `accuracy` of the teacher's head on the
+    last noisy state. `clean`: its accuracy without noise; `ceiling`: the most that a critic can report. The input is
+    given to the critic as its embedding, states as all their tokens, both as principal components.
     """
     inputs, labels = teacher.inputs("heldout", examples)
     model = teacher.model
     assert isinstance(model, Transformer)
     clean = noisy_states(model, inputs, 0.0)
     source, mask = components(clean[0], _mask(inputs)), _mask(inputs)
-    found: dict[str, Any] = {"bounds": [], "processed": [], "accuracy": []}
+    found: dict[str, Any] = {"bounds": [], "label": [], "processed": [], "accuracy": []}
     for level in LEVELS:
         states = noisy_states(model, inputs, level)
-        bounds = [info_nce(source, components(u, mask), batch=batch, steps=steps) for u in states[1:]]
+        read = [components(u, mask) for u in states[1:]]
+        bounds = [info_nce(source, u, batch=batch, steps=steps) for u in read]
+        known = [float(usable_information(u, labels, permutations=0)) for u in read]
         found["bounds"].append(bounds)
-        found["processed"].append([max(bounds[depth:]) for depth in range(len(bounds))])
+        found["label"].append(known)
+        found["processed"].append([max(bounds[depth:] + known[depth:]) for depth in range(len(bounds))])
         found["accuracy"].append(_accuracy(teacher, states[-1], mask, labels))
     found["clean"] = _accuracy(teacher, clean[-1], mask, labels)
     return found | {"examples": examples, "ceiling": ceiling(examples, batch=batch)}
