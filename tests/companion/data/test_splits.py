@@ -120,3 +120,7 @@ def test_reviews_are_read_with_their_quotes_and_line_breaks(monkeypatch):
 def test_a_review_is_cleaned_of_its_tags_and_spaces():
     assert reviews.clean("  a<br />b <br /><br />c\n\td ") == "a b c d"
     assert {reviews.split_of(f"{k}") for k in range(60)} == set(reviews.SPLITS)
+
+
+def test_held_out_examples_are_those_that_all_records_are_of():
+    assert splits.fair_order(1000)[:6].tolist() == [44, 37, 675, 775, 947, 209]

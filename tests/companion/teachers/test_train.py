@@ -311,3 +311,10 @@ def test_committed_weights_say_what_made_them():
     _, made = files.committed_teacher("image-patch4-seed0")
     assert {"scale", "seed", "steps", "device", "versions", "data_sha256", "test_accuracy", "curve"} <= set(made)
     assert json.dumps(made)
+
+
+def test_a_teachers_line_says_what_it_costs():
+    (one,) = recipes.chosen(recipes.recipes_of("book"), "image-patch4-seed0")
+    size = 3 * one.steps * one.batch * one.configuration.flops / 1e12  # a pass forward, two back
+    assert training.describe([one]) == [f"image-patch4-seed0: {one.steps} steps of {one.batch}, {size:.0f} Tflop"]
+    assert size > 10

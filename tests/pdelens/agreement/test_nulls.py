@@ -292,3 +292,11 @@ def test_uniform_nulls_spread_over_each_layers_own_keys(attention):
         torch.testing.assert_close(found, wanted)
     causal = nulls.uniform(Flow(attention=[maps[1]] * 2, causal=True))
     assert len(causal) == 2 and all(torch.equal(found, maps[1]) for found in causal)
+
+
+def test_the_best_affine_map_of_whole_batches_is_found():
+    generator = torch.Generator().manual_seed(0)
+    before, matrix, bias = (torch.randn(*shape, generator=generator) for shape in ((4, 5, 3), (3, 3), (3,)))
+    found, shift = nulls._least_squares(before, before @ matrix + bias, None)
+    torch.testing.assert_close(found, matrix, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shift, bias, atol=1e-5, rtol=0)

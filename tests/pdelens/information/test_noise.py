@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import brentq
 
 from pdelens.information import density, noise
+from pdelens.information.mixture import mixture_of, overlaps
 from pdelens.information.streams import own_generator
 
 
@@ -333,3 +334,18 @@ def test_bounds_of_labels_are_differences_of_mixtures():
         assert found[number] == pytest.approx(
             max(mixture(t, own) - inside, 0) if number == 0 else mixture(t, own) - inside
         )
+
+
+def test_overlaps_of_merged_inputs_are_weighted_by_how_many_they_are():
+    states = normal(5, 2)[[0, 1, 1, 1, 2, 3, 4, 4]]
+    mixture = mixture_of(states, None, 2, 0)
+    weights, sigma = mixture.log_weights.exp().tolist(), 0.4
+    assert sorted(weights) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 2 / 8, 3 / 8])
+    for i, found in enumerate(overlaps(mixture, sigma).tolist()):
+        wanted = sum(
+            math.sqrt(weights[j] / weights[i])
+            * math.exp(-float((mixture.points[i] - mixture.points[j]).square().sum()) / (8 * sigma**2))
+            for j in range(5)
+            if j != i
+        )
+        assert found == pytest.approx(wanted, rel=1e-9)

@@ -115,3 +115,11 @@ def test_a_loss_that_is_none_is_refused_in_a_sentence(loss, sentence):
 def test_what_is_neither_a_model_nor_an_equation_is_refused():
     with pytest.raises((TypeError, ValueError), match="a torch module, or an equation"):
         gradient_flow(None, random(1, 2, 1), squares)
+
+
+def test_one_token_that_is_not_a_number_is_refused():
+    model = tiny_bert()
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[int(IDS[0, 1])] = float("nan")
+    with pytest.raises(ValueError, match="the state at depth 0 holds NaN"):
+        gradient_flow(model, {"input_ids": IDS}, lambda out: out.last_hidden_state[..., 0].sum())
