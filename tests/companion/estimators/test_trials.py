@@ -92,6 +92,7 @@ def test_larger_scales_hold_all_that_smaller_ones_do():
     for name in ("dims", "informations", "panel_samples"):
         ours, theirs = getattr(book, name), getattr(full, name)
         assert theirs[: len(ours)] == ours and len(theirs) == len(ours) + 1
+    assert full.panel_seeds > book.panel_seeds
     assert full.samples > book.samples and full.seeds == book.seeds and full.methods == book.methods
 
 

@@ -1,5 +1,6 @@
 """The jobs on tokens' information, on a small teacher whose equations are drawn here."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,3 +177,11 @@ def test_what_is_measured_has_every_name_and_target(patch):
     assert set(record["networks"]) == {TEACHER, LAW, UNTRAINED} and len(record["again"]["itself"]) == len(
         content.DEEPER
     )
+
+
+def test_steps_reach_every_whole_depth_and_halve_towards_the_entry():
+    steps = content.STEPS
+    assert list(steps) == sorted(set(steps)) and set(map(float, range(7))) <= set(steps)
+    assert steps[0] == 0 and steps[1] == 1 / 1024 and steps[-1] == 6
+    assert [after / before for before, after in pairwise(steps[1:10])] == [2.0] * 8
+    assert max(after - before for before, after in pairwise(steps)) == 0.5

@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from companion.surrogates import comparison_live as live
 from companion.surrogates import evaluate, files
@@ -37,3 +40,13 @@ def test_the_head_that_is_shown_is_the_median_of_its_layer_on_the_median_example
     a, b = shown.mean.ravel(), shown.teacher.ravel()
     assert shown.scores[0] == pytest.approx(agreement[2, example, head], abs=1e-5)
     assert shown.scores[1] == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=1e-5)
+
+
+def test_of_many_heads_too_it_is_the_median(found):
+    order = np.random.default_rng(0).permutation(8)
+    agreement = np.tile(order / 10, (1, 3, 1))
+    maps = torch.rand(3, 8, 5, 5)
+    flow = SimpleNamespace(mask=torch.ones(3, 5, dtype=torch.bool), attention=[maps])
+    report = SimpleNamespace(attention={"cosine": agreement})
+    shown = live.median_head(live.Solved(flow, flow, [maps.mean(0)], report), 0)
+    assert shown.name == f"layer 1, head {list(order).index(3) + 1}"

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from patched import KINDS, by_hand, captured, classifier, language_model, pictures, random
 
+from companion.surrogates import patching
 from companion.surrogates.patching import (
     equation_effects,
     given_attention,
@@ -293,3 +294,11 @@ def test_names_and_labels_are_checked():
         substitution_effects(model, inputs, {"own": [flat(1, 1, 16, 16)] * 3})
     with pytest.raises(ValueError, match=r"labels of shape \(3,\) were given, but \(8,\) is wanted"):
         substitution_effects(model, inputs, {}, torch.zeros(3))
+
+
+def test_rows_may_miss_one_by_just_the_slack(monkeypatch):
+    monkeypatch.setattr(patching, "_SLACK", 0.5)
+    maps = torch.full((2, 1, 4, 4), 1.5 / 4)
+    assert patching._fitting(maps, (2, 1, 4, 4), "a map", None, False).shape == (2, 1, 4, 4)
+    with pytest.raises(ValueError, match="rows summing to 2"):
+        patching._fitting(maps * 4 / 3, (2, 1, 4, 4), "a map", None, False)

@@ -268,3 +268,11 @@ def test_layers_match_closely_the_inputs_that_they_were_matched_on(equation, lay
     assert found.displacement.tolist() == pytest.approx(wanted.displacement.tolist(), rel=2e-3)
     for name in ("attention.output", "reaction.second", "attention.inputs", "reaction.first"):
         assert not layers.pde.get_parameter(f"terms.{name}.coefficients")[..., -1].any()
+
+
+def test_diffusivities_are_rounded_once():
+    teacher = synthetic.equation_teacher(Grid(5, 5), width=16, heads=2, depth=3, diffusivity=(0.003, 0.7))
+    found = teacher.pde.terms["diffusion"].raw.coefficients.flatten().tolist()
+    exact = [0.003 + (0.7 - 0.003) * channel / 15 for channel in range(16)]
+    inverse = [math.log(math.expm1(value)) for value in exact]
+    assert found == torch.tensor(inverse, dtype=torch.float64).float().tolist()

@@ -218,3 +218,8 @@ def test_bad_refinements_are_named():
     about = attention_moments(random_maps(Chain(9), 1.0), Chain(9))
     with pytest.raises(ValueError, match="refinements=-1 was given: a whole number, at least 0"):
         expansions.generated(about, Chain(9), -1)
+
+
+def test_moments_are_matched_to_a_millionth_unless_more_is_allowed():
+    found = matching.Matched(torch.zeros(1, 3, 3), torch.tensor([[0.95e-6, 1.05e-6, 2e-6]], dtype=torch.float64))
+    assert found.unmatched().tolist() == [[0, 1], [0, 2]] and found.unmatched(1.5e-6).tolist() == [[0, 2]]

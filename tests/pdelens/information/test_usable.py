@@ -146,7 +146,8 @@ def test_what_is_given_already_adds_nothing():
     a, b, labels = two_sources()
     again = conditional_usable_information(2 * a + 1, a, labels, permutations=0)
     assert abs(again.value) < 0.02 < usable_information(a, labels, permutations=0).value
-    found = conditional_usable_information(b, a, labels, permutations=9)
+    found = conditional_usable_information(b[:, :1], a, labels, permutations=9)
+    assert found.features == 3, "of both together"
     assert found.p_value == pytest.approx(0.1) and abs(found.null_mean) < 0.03 < found.value
     noise = torch.from_numpy(np.random.default_rng(3).normal(size=(600, 2)))
     assert conditional_usable_information(noise, a, labels, permutations=9).p_value > 0.1
