@@ -22,6 +22,7 @@ from .budgets import BUDGET
 from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
 from .pretrained_content import TWIN
+from .retrieval import LEVELS, RETRIEVAL
 from .targets import TARGETS
 
 RECORDS = "information-flow.json"
@@ -129,6 +130,16 @@ def within(teacher: str, name: str) -> float:
             low, high = t_interval(known[:, depth].tolist())
             inside.append(low <= float(mean[depth]) <= high)
     return float(np.mean(inside))
+
+
+def retrieval(teacher: str, level: float) -> dict[str, Any]:
+    """Return the first seed's bounds with noise of this level in every layer (`retrieval.measure`).
+
+    `bounds`, `label` and `processed` by depth from 1; `accuracy`, `clean` and the critics' `ceiling`.
+    """
+    found, place = records_of(RETRIEVAL, teacher)[0], LEVELS.index(level)
+    by_level = ("bounds", "label", "processed", "accuracy")
+    return {name: value[place] if name in by_level else value for name, value in found.items()}
 
 
 def pretrained(model: str, *, trained: bool = True) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def known(monkeypatch):
     edges = {"effects": {"next state": shown}, "information": shown, "size": [3.0]}
     budget = {"curves": {HALF: flat(1.2, 2.05), RELEARNT: flat(1, 2.1)}}
     kinds = {"content": rows, "edges": {"image-patch4-seed0": edges}, "budget": {"image-patch4-seed0": budget}}
+    bounds = {"bounds": [[9, 9], [3.0, 2.0], [1, 1]], "accuracy": [0.9, 0.8, 0.7], "clean": 0.95, "ceiling": 5.5}
+    kinds["retrieval"] = {"image-patch4-seed0": bounds}
     kinds["pretrained"] = {"MiniLM": {"rows": 1}, "MiniLM-twin": {"rows": 2}}
     monkeypatch.setattr(results, "_committed", lambda: kinds)
 
@@ -60,6 +62,11 @@ def test_the_margin_is_to_the_nearest_null_or_other_seed(known):
 def test_a_budget_binds_where_its_last_doubling_gained_much(known):
     # Distances of seed 0: .1, at half the budget .125, learnt anew .05; the nearest other .2.
     assert results.binding("image-patch4") == pytest.approx((1 - 0.1 / 0.125, 0.2 - 0.05))
+
+
+def test_bounds_are_read_at_a_level_of_noise(known):
+    found = results.retrieval("image-patch4", 1.0)
+    assert found == {"bounds": [3, 2], "accuracy": 0.8, "clean": 0.95, "ceiling": 5.5}
 
 
 def test_pretrained_models_have_twins(known):
