@@ -22,13 +22,13 @@ def mean_trace(function, states):
 
 def test_traces_are_those_of_the_jacobians_on_each_models_own_states():
     tiny = WithBlocks(teacher(0), 2)
-    found = branch_traces.branches(tiny, 600)
+    found = branch_traces.branches(tiny, 150)
     assert set(found) == {TEACHER, branch_traces.BLOCKS, ONE_STEP}
     own = [
         mean_trace(lambda v, block=block: block(v, None), tiny.reference.states[depth])
         for depth, block in enumerate(tiny.teacher.model.blocks)
     ]
-    assert found[TEACHER] == pytest.approx(own, abs=0.02)
+    assert found[TEACHER] == pytest.approx(own, abs=0.03)
     field, u = tiny.equations[ONE_STEP], tiny.reference.states[0]
 
     def step(u, layer):
@@ -38,7 +38,7 @@ def test_traces_are_those_of_the_jacobians_on_each_models_own_states():
 
     for layer in range(6):
         wanted = mean_trace(lambda v, layer=layer: step(v, layer), u)
-        assert found[ONE_STEP][layer] == pytest.approx(wanted, abs=0.02)
+        assert found[ONE_STEP][layer] == pytest.approx(wanted, abs=0.03)
         u = step(u, layer).detach()
 
 
