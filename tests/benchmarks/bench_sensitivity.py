@@ -80,8 +80,8 @@ def test_a_survey_of_a_pretrained_model(name):
     ratio = found["taken"] / found["announced"]
     print(
         f"\n{name}, {EXAMPLES[name]} texts of {TOKENS} tokens: {found['wall']:.0f} s ({found['cpu']:.0f} s of "
-        f"processors; goal 180 s on two); {found['announced'] / 2**30:.2f} GiB announced, {ratio:.2f} of it taken (goal "
-        "within 0.2 of 1)"
+        f"processors; goal 180 s on two); {found['announced'] / 2**30:.2f} GiB announced, {ratio:.2f} of it taken "
+        "(goal within 0.2 of 1)"
     )
     print({key: round(value, 4) for key, value in found.items()})
     assert 0.8 < ratio < 1.2
