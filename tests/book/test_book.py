@@ -33,6 +33,13 @@ def test_notebook_is_portable(path):
     assert (ROOT / "book/chapters" / f"{path.stem}.md").exists()
 
 
+def test_the_readme_of_data_says_where_each_file_is_from():
+    said = (ROOT / "data" / "README.md").read_text()
+    known = subprocess.run(["git", "-C", str(ROOT), "ls-files", "data"], capture_output=True, text=True).stdout.split()
+    names = {Path(name).parts[1] for name in known} - {"README.md", "SHA256SUMS"}
+    assert names and not [name for name in names if f"`{name}" not in said]
+
+
 def test_budgets():
     def megabytes(folder):
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
