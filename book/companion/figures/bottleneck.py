@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .base import sequence
 
@@ -136,6 +137,7 @@ def tokens_told(axes: Axes, trained: Mapping[str, Any], twin: Mapping[str, Any])
     axes.axhline(trained["ceiling"], color=_GRID, linestyle="--", linewidth=1)
     axes.axhline(0, color=_GRID, linewidth=0.8)
     axes.set_ylim(-0.12, 1.08 * trained["ceiling"])
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(labelsize=8)
 
 
