@@ -32,6 +32,7 @@ def test_the_exact_gradient_is_that_of_small_differences():
         assert float(exact[0, place, 0]) == pytest.approx((losses[0] - losses[1]) / 2e-4, rel=2e-3, abs=1e-6)
 
 
+@pytest.mark.replay
 def test_the_adjoint_agrees_where_little_is_forgotten_and_fails_from_the_end_alone_where_much_is(monkeypatch):
     near = Lesson(5.0, 4).errors((0.5,), substeps=64)
     assert max(near.values()) < 1e-4

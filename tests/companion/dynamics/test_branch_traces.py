@@ -51,6 +51,7 @@ def test_a_job_is_of_the_blocks_weights_too(tmp_path):
     assert said == "a 0.750, b -1.000"
 
 
+@pytest.mark.replay
 def test_solutions_volumes_are_sums_of_units_and_of_terms_and_the_jacobians_determinant(monkeypatch):
     times = tuple(map(float, range(7)))
     monkeypatch.setattr(branch_traces, "STEPS", times)

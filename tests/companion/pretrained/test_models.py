@@ -73,6 +73,7 @@ def test_smollm2_writes_and_reads_any_text(smollm2):
     assert batch["input_ids"][0, 2:].tolist() == [smollm2.model.config.pad_token_id] * 3
 
 
+@pytest.mark.replay
 @pytest.mark.data(fetch.DINOV2)
 @torch.no_grad()
 def test_dinov2_knows_a_photograph_whose_colours_are_exchanged():

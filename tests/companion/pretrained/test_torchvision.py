@@ -23,6 +23,7 @@ def test_imports_work_whatever_torchvision_was_built_for(name):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.replay
 def test_nothing_is_declared_where_the_pair_matches():
     """Declared exactly where torchvision's own compiled library can't be loaded."""
     program = (
