@@ -152,6 +152,7 @@ def test_unknown_equations_are_named():
         files.spec_named("rung-x")
 
 
+@pytest.mark.replay
 def test_the_sweep_is_run_gathered_and_its_nulls_stand_beside_it(run, capsys):
     only = "rung-image-patch4-full-k1-seed0,rung-image-patch4-diffusion-seed0"
     todo = sweep.sweep_jobs(run, only)

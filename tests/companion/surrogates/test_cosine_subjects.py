@@ -68,6 +68,7 @@ def test_the_five_teachers_are_five_and_their_accuracy_is_their_files(pictures):
     assert subjects.accuracy(1) == files.committed_teacher("image-patch4-seed1")[1]["test_accuracy"]
 
 
+@pytest.mark.replay
 @pytest.mark.data
 def test_what_models_look_at_and_which_they_are():
     shown = subjects.shown(COUNTS, torch.Generator().manual_seed(0))

@@ -112,6 +112,7 @@ def test_the_pretrained_models_equations_have_their_share_and_no_classes(recorde
     assert recorded()["minilm.null.flattest"] == 0.9 and rows[-1][3] == "0.500"
 
 
+@pytest.mark.replay
 def test_right_hand_sides_operations_and_what_is_reached(monkeypatch):
     found = {}
     monkeypatch.setattr(proportion_training, "recorded", lambda key, value, *_, **__: found.setdefault(key, value))

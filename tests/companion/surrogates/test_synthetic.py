@@ -128,6 +128,7 @@ def test_real_inputs_and_padding():
         assert torch.isfinite(torch.stack(synthetic.sizes(flow))).all()
 
 
+@pytest.mark.replay
 def test_fit_finds_a_known_diffusivity():
     teacher = synthetic.equation_teacher(Chain(10), 8, 2, depth=2, diffusivity=(0.05, 0.2))
     pde = copy.deepcopy(teacher.pde)
@@ -141,6 +142,7 @@ def test_fit_finds_a_known_diffusivity():
     assert found == pytest.approx(torch.linspace(0.05, 0.2, 8).tolist(), rel=0.1)
 
 
+@pytest.mark.replay
 def test_fit_tells_the_equation_from_the_layers():
     """An autonomous equation follows the one, not the other: the same starts, the same budget."""
     equation = synthetic.equation_teacher(Chain(8), 8, 2, depth=3)
