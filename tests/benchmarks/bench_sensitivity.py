@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-TOKENS = 128
-# A text of SmolLM2 costs about a minute of both cores.
-EXAMPLES = {"minilm": 4, "smollm2": 2}
+TOKENS, EXAMPLES = 128, 4
 # Of MiniLM's six layers the influence of each token; of SmolLM2's thirty that of 16 successive ones together.
 SURVEYS = {"minilm": {"segment": 1, "at_once": 4}, "smollm2": {"segment": 16, "at_once": 2, "rounds": 3, "draws": 3}}
 
@@ -48,7 +46,7 @@ def survey(name: str) -> dict[str, float]:
 
     encoder = getattr(models, name)()
     model = encoder.model.model if name == "smollm2" else encoder.model
-    texts = [review.text for review in movie_reviews() if len(review.text) > 1000][: EXAMPLES[name]]
+    texts = [review.text for review in movie_reviews() if len(review.text) > 1000][:EXAMPLES]
     inputs = encoder.encode(texts, TOKENS)
     with torch.no_grad():
         model(**{key: value[:1] for key, value in inputs.items()})
@@ -79,7 +77,7 @@ def test_a_survey_of_a_pretrained_model(name):
     found = json.loads(done.stdout.splitlines()[-1])
     ratio = found["taken"] / found["announced"]
     print(
-        f"\n{name}, {EXAMPLES[name]} texts of {TOKENS} tokens: {found['wall']:.0f} s ({found['cpu']:.0f} s of "
+        f"\n{name}, {EXAMPLES} texts of {TOKENS} tokens: {found['wall']:.0f} s ({found['cpu']:.0f} s of "
         f"processors; goal 180 s on two); {found['announced'] / 2**30:.2f} GiB announced, {ratio:.2f} of it taken "
         "(goal within 0.2 of 1)"
     )
