@@ -15,7 +15,7 @@ from ..surrogates.study import rounded, weight_digests
 from ..teachers.recipes import fits
 from ..teachers.teacher import Teacher, teacher_named
 from ..theory.token_influence import HeatKernels
-from .diffusion import AFTER, BEFORE, Diffusion, commutator, roughness
+from .diffusion import AFTER, BEFORE, Diffusion, commutator, in_disorder, roughness
 from .measures import score
 from .switches import Switched, Switches
 from .training_map import PART
@@ -28,6 +28,8 @@ AMOUNTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 COUNTS = {"smoke": 24, "book": 512, "full": 1024}
 # Attention and diffusion are exchanged for this amount, on so many examples.
 EXCHANGED, SEEN = 1.0, 64
+# Orders of the tokens in which neighbours are strangers, by number.
+DISORDERS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ class Diffusing(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the amounts, how many examples, and the weights."""
         weights = weight_digests([self.teacher], (), run)
-        return {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN], "weights": weights}
+        return {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN]} | {
+            "disorders": DISORDERS,
+            "weights": weights,
+        }
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return what the largest amount costs at the beginning and at the end."""
@@ -77,7 +82,9 @@ def _jobs() -> list[Diffusing]:
 def diffused(teacher: Teacher, count: int) -> dict[str, Any]:
     """Return a teacher's held-out loss and accuracy with heat let flow, by place, [amounts].
 
-    `own` is without; `loss`, `accuracy` on its own lattice, `disordered` the loss where its tokens are in disorder.
+    `own` is without; `loss`, `accuracy` on its own lattice, `disordered` the mean loss where its tokens are in one of
+    `DISORDERS`. `moved` and `moved disordered` are the dose at a depth: how far heat moves the state there, over its
+    size, mean over examples.
     """
     model = teacher.model
     assert isinstance(model, Transformer)
@@ -97,23 +104,54 @@ def diffused(teacher: Teacher, count: int) -> dict[str, Any]:
         own = [scored(Diffusion(place, amount)) for amount in AMOUNTS]
         found["loss"][place] = [one for one, _ in own]
         found["accuracy"][place] = [one for _, one in own]
-        found["disordered"][place] = [scored(Diffusion(place, amount, True))[0] for amount in AMOUNTS]
+        others = [[scored(Diffusion(place, amount, order))[0] for order in DISORDERS] for amount in AMOUNTS]
+        found["disordered"][place] = [sum(one) / len(DISORDERS) for one in others]
+    found |= _doses(teacher, min(SEEN, count))
     return {"own": {"loss": loss, "accuracy": accuracy}, "layers": teacher.layers, "amounts": list(AMOUNTS)} | found
+
+
+def _doses(teacher: Teacher, count: int) -> dict[str, Any]:
+    """Return how far heat moves states at each depth, over their size, on the lattice and in disorder, [amounts]."""
+    flow = teacher.of("heldout", count)
+    found: dict[str, Any] = {"moved": {}, "moved disordered": {}}
+    kernels = [HeatKernels(teacher.lattice, flow.mask)(amount) for amount in AMOUNTS]
+    for depth, state in enumerate(state.double().masked_fill(~flow.mask.unsqueeze(-1), 0.0) for state in flow.states):
+
+        def moved(kernel: Tensor, state: Tensor = state) -> float:
+            return float(((kernel @ state - state).flatten(1).norm(dim=1) / state.flatten(1).norm(dim=1)).mean())
+
+        found["moved"][str(depth)] = [moved(one) for one in kernels]
+        others = [[moved(_strangers(one, flow.mask, order)) for order in DISORDERS] for one in kernels]
+        found["moved disordered"][str(depth)] = [sum(one) / len(DISORDERS) for one in others]
+    return found
+
+
+def _strangers(kernels: Tensor, mask: Tensor, disorder: int) -> Tensor:
+    """Return kernels (batch, tokens, tokens) with each example's real tokens, (batch, tokens), in disorder."""
+    kernels = kernels.expand(len(mask), -1, -1).clone()
+    for kernel, count in zip(kernels, mask.sum(1).tolist(), strict=True):
+        kernel[:count, :count] = in_disorder(kernel[:count, :count], disorder)
+    return kernels
 
 
 @torch.no_grad()
 def exchanged(teacher: Teacher, count: int) -> dict[str, Any]:
     """Return how far attention and diffusion are from commuting, and how rough states are, trained and untrained.
 
-    `commutator` by layer, mean over heads and examples; `roughness` by depth, the Dirichlet energy over the size.
+    `commutator` by layer, mean over heads and examples; `commutator disordered` the same with a lattice in disorder,
+    mean over `DISORDERS`; `roughness` by depth, the Dirichlet energy over the size.
     """
-    found: dict[str, Any] = {"commutator": {}, "roughness": {}}
+    found: dict[str, Any] = {"commutator": {}, "commutator disordered": {}, "roughness": {}}
     for name, one in {"trained": teacher, "untrained": teacher.untrained()}.items():
         flow = one.of("heldout", count)
         kernels = HeatKernels(teacher.lattice, flow.mask)(EXCHANGED)
         real = flow.mask[:, None, :, None]
         maps = [layer.double() * real for layer in flow.attention]
         found["commutator"][name] = [float(commutator(layer, kernels * real[:, 0]).mean()) for layer in maps]
+        orders = [_strangers(kernels, flow.mask, order) * real[:, 0] for order in DISORDERS]
+        found["commutator disordered"][name] = [
+            sum(float(commutator(layer, one).mean()) for one in orders) / len(orders) for layer in maps
+        ]
         states = [state.double() for state in flow.states]
         found["roughness"][name] = [float(roughness(state, teacher.lattice, flow.mask).mean()) for state in states]
     return found

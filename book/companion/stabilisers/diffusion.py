@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pdelens.lattice import Chain, Grid, Lattice, laplacian
 from pdelens.models import Configuration
+from pdelens.pde.checkpoints import generator_for
 
 from ..theory.token_influence import HeatKernels
 
@@ -26,13 +27,14 @@ class Diffusion:
     """Diffusion of `amount` in all, diffusivity times depth-time (spacing 1): `u <- exp(amount Laplacian) u`.
 
     `place` is a depth ("0": what the embedding gives, "L": what the last layer gives), or `BEFORE` or `AFTER`: an equal
-    part of it in every layer, before the layer or between its attention and its feed-forward part. `shuffled` puts the
-    tokens of the lattice in disorder, always the same: a null, which mixes as much and knows no neighbours.
+    part of it in every layer, before the layer or between its attention and its feed-forward part. A `disorder`, by its
+    number from 1 on, puts the tokens of the lattice in an order of its own: a null that mixes as much and knows no
+    neighbours.
     """
 
     place: str
     amount: float
-    shuffled: bool = False
+    disorder: int = 0
 
     def kernels(self, shape: Configuration) -> Tensor:
         """Return the propagators by the number of real tokens, (tokens + 1, tokens, tokens); of pictures one alone.
@@ -46,11 +48,16 @@ class Diffusion:
         counts = range(shape.length + 1) if shape.vocabulary else (lattice.tokens,)
         mask = torch.stack([torch.arange(lattice.tokens) < count for count in counts])
         found = HeatKernels(lattice, mask)(part * self.amount)
-        if self.shuffled:
+        if self.disorder:
             for kernel, count in zip(found, counts, strict=True):
-                order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
-                kernel[:count, :count] = kernel[order][:, order]
+                kernel[:count, :count] = in_disorder(kernel[:count, :count], self.disorder)
         return found.float()
+
+
+def in_disorder(kernel: Tensor, disorder: int) -> Tensor:
+    """Return a kernel (tokens, tokens) of tokens that stand in another order, by the disorder's number."""
+    order = torch.randperm(len(kernel), generator=generator_for(disorder, len(kernel)))
+    return kernel[order][:, order]
 
 
 def commutator(attention: Tensor, kernel: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ With `f` attention or feed-forward part of a layer, `n` the normalisation:
 
 Residual connection: *plain* a = b = 1; *scaled* a = 1, b = 1 / sqrt(2 L), so that 2 L independent branches add up to
 the variance of one; *none* and *skipless* a = 0, b = 1, the latter begun as close to the identity as a layer without a
-connection can be (`condition`).
+connection can be (`conditioning`).
 """
 
 import math
@@ -19,17 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from pdelens.models import NORMS, Block, Configuration, DyT, Transformer
-from pdelens.pde.checkpoints import generator_for
 
+from .conditioning import SelfBiased, condition
 from .diffusion import AFTER, BEFORE, Diffusion
 
 RESIDUALS = ("plain", "scaled", "none", "skipless")
 # Where a normalisation stands is one switch with its kind: LayerNorm after the sum ("post"), all others before.
 NORMALISATIONS = ("pre", "post", "rms", "dyt", "derf", "none")
-# Queries and keys of a skipless layer are the same channels so many times enlarged: a token then sees itself first.
-SHARPNESS = 2.0
-# Where the streams of a seed begin that layers are conditioned from; the first ones are its batches'.
-_CONDITIONED = 1_000_000
 
 
 class Derf(DyT):
@@ -88,28 +84,36 @@ class SwitchedBlock(Block):
     def __init__(self, switches: Switches):
         super().__init__(switches.configuration)
         self.norm_attention, self.norm_mlp = switches.norm(), switches.norm()
+        if switches.residual == "skipless":
+            self.attention = SelfBiased(switches.configuration)
         self.carried, self.added = switches.factors
 
     def forward(self, u: Tensor, mask: Tensor | None, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Return the state after the layer, (batch, tokens, width); `between` stands between its two parts."""
-        if self.post:
-            u = self.norm_attention(self._sum(u, self.attention(u, mask)))  # (batch, tokens, width)
-        else:
-            u = self._sum(u, self.attention(self.norm_attention(u), mask))  # (batch, tokens, width)
-        u = u if between is None else between(u)
-        if self.post:
-            return self.norm_mlp(self._sum(u, self.mlp(u)))  # (batch, tokens, width)
-        return self._sum(u, self.mlp(self.norm_mlp(u)))  # (batch, tokens, width)
+        first, second = self.parts(mask)
+        u = self.half(u, *first)
+        return self.half(u if between is None else between(u), *second)
+
+    def parts(self, mask: Tensor | None) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        """Return the norm and the function of attention and of the feed-forward part."""
+        return [(self.norm_attention, partial(self.attention, mask=mask)), (self.norm_mlp, self.mlp)]
+
+    def branch(self, u: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what a part makes of a state, (batch, tokens, width), before anything is added."""
+        return function(u if self.post else norm(u))
+
+    def half(self, u: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the state after a part, (batch, tokens, width)."""
+        branch = self.branch(u, norm, function)
+        branch = branch if self.added == 1 else self.added * branch
+        # Nothing is carried by a factor 0, not even what is not finite.
+        u = u + branch if self.carried else branch
+        return norm(u) if self.post else u
 
     @property
     def linear(self) -> tuple[nn.Linear, nn.Linear]:
         """The feed-forward part's two matrices."""
         return cast(nn.Linear, self.mlp[0]), cast(nn.Linear, self.mlp[2])
-
-    def _sum(self, u: Tensor, branch: Tensor) -> Tensor:
-        """Return `carried * u + added * branch`; nothing is carried by a factor 0, not even what is not finite."""
-        branch = branch if self.added == 1 else self.added * branch
-        return u + branch if self.carried else branch
 
 
 class Switched(Transformer):
@@ -124,17 +128,17 @@ class Switched(Transformer):
         super().__init__(switches.configuration, seed)
         drawn = self.blocks.state_dict()
         self.blocks = nn.ModuleList(SwitchedBlock(switches) for _ in range(switches.shape.layers))
-        # The same numbers whatever the switches; a norm of another kind has its own.
-        self.blocks.load_state_dict(drawn, strict=switches.normalisation != "derf")
+        # The same numbers whatever the switches; a norm or an attention of another kind has its own beside.
+        self.blocks.load_state_dict(drawn, strict=switches.normalisation != "derf" and switches.residual != "skipless")
         if switches.normalisation == "derf":
             self.norm = Derf(switches.shape.width)
         self.place = "" if switches.diffusion is None else switches.diffusion.place
         if switches.diffusion is not None:
             self.register_buffer("heat", switches.diffusion.kernels(switches.shape), persistent=False)
+        if switches.residual == "skipless":
+            condition(self, seed)
         with torch.no_grad():
-            for number, block in enumerate(self.layers):
-                if switches.residual == "skipless":
-                    condition(block, generator_for(seed, _CONDITIONED + number))
+            for block in self.layers:
                 for last in (block.attention.project, block.linear[1]):
                     last.weight.mul_(switches.gain)
                     last.bias.mul_(switches.gain)
@@ -165,32 +169,3 @@ class Switched(Transformer):
         kernels = cast(Tensor, self.heat)
         kernels, tokens = kernels[-1] if mask is None else kernels[mask.sum(1)], u.shape[-2]
         return kernels[..., :tokens, :tokens].to(u.dtype) @ u
-
-
-@torch.no_grad()
-def condition(block: SwitchedBlock, random: torch.Generator) -> None:
-    """Begin a layer without a residual connection near the identity, for gelu and relu.
-
-    Values and projection are a rotation and its transpose; queries and keys are the same channels, enlarged, so that a
-    token sees itself before others (after He et al. 2023, arXiv 2302.10322, and Ji et al. 2025, arXiv 2510.00345); the
-    feed-forward part's rows come in pairs of opposite sign, whose sum is exactly linear, since
-    `gelu(x) - gelu(-x) = x` ("looks linear", Balduzzi et al. 2017, arXiv 1702.08591), and its matrices undo each other.
-    """
-    attention, (first, last) = block.attention, block.linear
-    width = attention.project.in_features
-    for layer in (attention.queries_keys_values, attention.project, first, last):
-        layer.bias.zero_()
-    turned = _rotation(width, random)
-    equal = SHARPNESS * torch.eye(width)
-    attention.queries_keys_values.weight.copy_(torch.cat([equal, equal, turned]))
-    attention.project.weight.copy_(turned.T)
-    # Half as many rows as there are hidden channels, orthonormal columns: its transpose undoes it.
-    tall = _rotation(first.out_features // 2, random)[:, :width]
-    first.weight.copy_(torch.cat([tall, -tall]))
-    last.weight.copy_(torch.cat([tall.T, -tall.T], 1))
-
-
-def _rotation(size: int, random: torch.Generator) -> Tensor:
-    """Return an orthogonal matrix, uniform over all of them."""
-    q, r = torch.linalg.qr(torch.randn(size, size, generator=random))
-    return q * r.diagonal().sign()

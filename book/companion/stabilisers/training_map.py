@@ -13,6 +13,7 @@ from ..jobs import Job, Run
 from ..surrogates.study import rounded
 from ..teachers.recipes import fits
 from .batch import Batch, Plan, train
+from .diffusion import AFTER, BEFORE, Diffusion
 from .measures import gradients_of, score, states_of
 from .switches import NORMALISATIONS, RESIDUALS, Switched, Switches
 
@@ -36,6 +37,9 @@ SEEN = 64
 BESIDE: dict[str, dict[str, Any]] = {"clipped": {"clip": 1.0}, "cold": {"warm": False}, "small": {"gain": 0.1}}
 BESIDE_DEPTH = {"smoke": 2, "book": 12, "full": 24}
 BESIDE_NETWORKS = (("plain", "pre"), ("plain", "post"), ("plain", "dyt"), ("plain", "none"))
+# Heat while training, on pictures, in the standard network of the least depth: where, how much, on which lattice.
+HEAT, HEAT_NETWORK = "heat", ("plain", "pre")
+HEAT_AMOUNTS, HEAT_LATTICES = (0.3, 3.0), ("lattice", "disorder")
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,19 @@ class Arm(Job):
         """Return what is trained."""
         sizes, switched = SIZES[scale], dict(BESIDE.get(self.switch, {}))
         shape = replace(SHAPES[self.modality], layers=self.depth)
-        switches = Switches(self.residual, self.normalisation, shape, gain=switched.pop("gain", 1.0))
-        return Plan(switches, tuple(range(sizes["seeds"])), sizes["rates"], sizes["steps"], **switched)
+        heat, rates = self.heat, sizes["rates"]
+        switches = Switches(self.residual, self.normalisation, shape, switched.pop("gain", 1.0), heat)
+        return Plan(
+            switches, tuple(range(sizes["seeds"])), rates if heat is None else heated(rates), sizes["steps"], **switched
+        )
+
+    @property
+    def heat(self) -> Diffusion | None:
+        """The heat that flows while it trains: of `heat-6-0.3-disorder` 0.3 behind layer 6, among strangers."""
+        if not self.switch.startswith(f"{HEAT}-"):
+            return None
+        _, place, amount, lattice = self.switch.split("-")
+        return Diffusion(place, float(amount), HEAT_LATTICES.index(lattice))
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the plan, what it is measured on, and the data."""
@@ -126,6 +141,11 @@ def measured(batch: Batch, held: Examples, diverged: Sequence[int | None]) -> di
     }
 
 
+def heated(rates: Sequence[float]) -> tuple[float, ...]:
+    """Return the rates at which networks with heat are trained: four about the best one of the same without."""
+    return tuple(rates)[1:5] if len(rates) > 4 else tuple(rates)
+
+
 def _grid(plan: Plan, values: Sequence[Any]) -> list[list[Any]]:
     """Return a value for each cell as rows of seeds."""
     many = len(plan.rates)
@@ -145,7 +165,18 @@ def arms(scale: str) -> list[Arm]:
     found.sort(key=lambda arm: arm.depth)
     for switch in BESIDE:
         found += [Arm("image", *network, BESIDE_DEPTH[scale], switch) for network in BESIDE_NETWORKS]
-    return found
+    return found + heat_arms(scale)
+
+
+def heat_arms(scale: str) -> list[Arm]:
+    """Return the networks that are trained with heat in them."""
+    depth = min(SIZES[scale]["depths"]["image"])
+    return [
+        Arm("image", *HEAT_NETWORK, depth, f"{HEAT}-{place}-{amount}-{lattice}")
+        for place in ("0", BEFORE, AFTER, f"{depth}")
+        for amount in HEAT_AMOUNTS
+        for lattice in HEAT_LATTICES
+    ]
 
 
 def map_jobs(run: Run, only: str = "*") -> list[Arm]:

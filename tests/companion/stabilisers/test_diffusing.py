@@ -12,6 +12,7 @@ from companion.stabilisers import diffusing
 from companion.stabilisers.diffusion import AFTER, BEFORE
 from companion.teachers.teacher import of_teacher
 from pdelens.models import Configuration, Transformer
+from pdelens.pde.checkpoints import generator_for
 
 SHAPE = Configuration(width=8, heads=2, layers=2, vocabulary=40, length=6, outputs=2)
 
@@ -56,11 +57,29 @@ def test_losses_by_place_against_a_loop_over_examples(teacher):
     assert found["disordered"]["0"][1] != pytest.approx(found["loss"]["0"][1], rel=1e-4)
 
 
+def test_the_dose_is_how_far_a_state_is_moved(teacher):
+    found = diffusing.diffused(teacher, 12)
+    flow = teacher.of("heldout", 12)
+    for depth in range(3):
+        lattice, strange = [], []
+        for example in range(12):
+            count = int(flow.mask[example].sum())
+            u = flow.states[depth][example, :count].double().numpy()
+            kernel = scipy.linalg.expm(0.7 * path_laplacian(count))
+            lattice.append(((kernel @ u - u) ** 2).sum() ** 0.5 / (u**2).sum() ** 0.5)
+            for number in diffusing.DISORDERS:
+                order = torch.randperm(count, generator=generator_for(number, count)).numpy()
+                mixed = kernel[order][:, order] @ u
+                strange.append(((mixed - u) ** 2).sum() ** 0.5 / (u**2).sum() ** 0.5)
+        assert found["moved"][str(depth)] == pytest.approx([0, sum(lattice) / 12], abs=1e-6)
+        assert found["moved disordered"][str(depth)] == pytest.approx([0, sum(strange) / 36], abs=1e-6)
+
+
 def test_exchange_by_layer_against_a_loop(teacher):
     found = diffusing.exchanged(teacher, 4)
     flow = teacher.of("heldout", 4)
     for layer in range(2):
-        values = []
+        values, strange = [], []
         for example in range(4):
             count = int(flow.mask[example].sum())
             kernel = scipy.linalg.expm(diffusing.EXCHANGED * path_laplacian(count))
@@ -68,7 +87,14 @@ def test_exchange_by_layer_against_a_loop(teacher):
                 a = flow.attention[layer][example, head, :count, :count].double().numpy()
                 one, other = a @ kernel, kernel @ a
                 values.append(((one - other) ** 2).sum() ** 0.5 / ((one**2).sum() ** 0.5 + (other**2).sum() ** 0.5))
+                for number in diffusing.DISORDERS:
+                    order = torch.randperm(count, generator=generator_for(number, count)).numpy()
+                    mixed = kernel[order][:, order]
+                    one, other = a @ mixed, mixed @ a
+                    size = (one**2).sum() ** 0.5 + (other**2).sum() ** 0.5
+                    strange.append(((one - other) ** 2).sum() ** 0.5 / size)
         assert found["commutator"]["trained"][layer] == pytest.approx(sum(values) / len(values), rel=1e-5)
+        assert found["commutator disordered"]["trained"][layer] == pytest.approx(sum(strange) / len(strange), rel=1e-5)
     assert len(found["roughness"]["untrained"]) == 3
 
 

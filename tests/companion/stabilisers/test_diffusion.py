@@ -42,12 +42,13 @@ def test_kernels_of_pictures_are_those_of_rows_and_columns():
 
 
 def test_disorder_mixes_as_much_among_others():
-    plain, other = (Diffusion("0", 0.5, shuffled).kernels(TEXTS) for shuffled in (False, True))
+    plain, other = (Diffusion("0", 0.5, disorder).kernels(TEXTS) for disorder in (0, 1))
     for count in (3, 5):
         own, mixed = (np.linalg.eigvalsh(one[count].double()) for one in (plain, other))
         np.testing.assert_allclose(own, mixed, atol=1e-6)
         np.testing.assert_allclose(other[count].sum(-1), np.ones(5), atol=1e-6)
-    assert not torch.allclose(plain[5], other[5]) and torch.equal(other, Diffusion("0", 0.5, True).kernels(TEXTS))
+    assert not torch.allclose(plain[5], other[5]) and torch.equal(other, Diffusion("0", 0.5, 1).kernels(TEXTS))
+    assert not torch.allclose(other[5], Diffusion("0", 0.5, 2).kernels(TEXTS)[5])
     np.testing.assert_allclose(other[3, 3:, 3:], np.eye(2), atol=1e-6)
 
 

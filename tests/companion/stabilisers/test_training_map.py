@@ -11,7 +11,8 @@ from companion.data.splits import Examples, Splits
 from companion.jobs import Run
 from companion.stabilisers import training_map
 from companion.stabilisers.batch import alone, train
-from companion.stabilisers.training_map import RATES, Arm, arms, map_jobs, measured, rounded
+from companion.stabilisers.diffusion import Diffusion
+from companion.stabilisers.training_map import RATES, SIZES, Arm, arms, heat_arms, map_jobs, measured, rounded
 
 
 @pytest.fixture
@@ -33,8 +34,9 @@ def test_the_map_is_whole():
     assert len(plain) == 4 * 6 * 5 and [arm.depth for arm in plain] == sorted(arm.depth for arm in plain)
     assert {arm.depth for arm in plain if arm.modality == "text"} == {6, 12}
     cells = sum(len(arm.plan("book").cells) for arm in plain)
-    assert cells == 4200 and len(found) - len(plain) == 12
-    assert all(arm.modality == "image" and arm.depth == 12 for arm in found if arm.switch)
+    assert cells == 4200 and len(found) - len(plain) == 12 + 16
+    beside = [arm for arm in found if arm.switch and arm.heat is None]
+    assert len(beside) == 12 and all(arm.modality == "image" and arm.depth == 12 for arm in beside)
     assert len(RATES) == 7 and RATES[0] == 2e-4 and RATES[-1] == pytest.approx(0.8192)
 
 
@@ -46,6 +48,18 @@ def test_switches_beside_the_map_change_one_thing_each():
     assert Arm("image", "plain", "pre", 12, "small").plan("book") == replace(
         usual, switches=replace(usual.switches, gain=0.1)
     )
+
+
+def test_heat_while_training_is_where_the_name_says():
+    usual = Arm("image", "plain", "pre", 6).plan("book")
+    heated = Arm("image", "plain", "pre", 6, "heat-after-0.3-disorder").plan("book")
+    heat = Diffusion("after", 0.3, 1)
+    assert heated == replace(usual, rates=RATES[1:5], switches=replace(usual.switches, diffusion=heat))
+    assert Arm("image", "plain", "pre", 6, "heat-6-3.0-lattice").heat == Diffusion("6", 3.0)
+    assert Arm("image", "plain", "pre", 6, "clipped").heat is None
+    found = [arm.heat for arm in heat_arms("book")]
+    assert len(set(found)) == 16 and {one.place for one in found} == {"0", "before", "after", "6"}
+    assert Arm("image", "plain", "pre", 2, "heat-0-0.3-lattice").plan("smoke").rates == SIZES["smoke"]["rates"]
 
 
 def test_a_job_and_its_record(pictures, tmp_path):
