@@ -16,13 +16,15 @@ from .information_flow.jobs import token_jobs, token_names
 from .jobs import Job, Run, run_of
 from .stabilisers import map_results
 from .stabilisers.diffusing import diffusing_jobs, diffusing_names
+from .stabilisers.equations import equation_jobs, equation_names
 from .stabilisers.training_map import map_jobs, map_names
 
 
 def measured_jobs(run: Run, only: str = "*") -> Sequence[Job]:
     """Return the jobs that fit and can be done: what they measure is there."""
     main = (flow_jobs, gradient_jobs, perturbation_jobs, sensitivity_jobs)
-    return [job for family in (*main, bottleneck_jobs, token_jobs, diffusing_jobs) for job in family(run, only)]
+    more = (bottleneck_jobs, token_jobs, diffusing_jobs, equation_jobs)
+    return [job for family in (*main, *more) for job in family(run, only)]
 
 
 def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
@@ -32,7 +34,7 @@ def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
 
 def measured_names(scale: str) -> list[str]:
     """Return the names of all jobs that measure, whether what they measure is there or not."""
-    families = (flow_names, gradient_names, perturbation_names, token_names, diffusing_names)
+    families = (flow_names, gradient_names, perturbation_names, token_names, diffusing_names, equation_names)
     found = [name for family in families for name in family()]
     return [*found, *bottleneck_names(scale), *(job.name for job in sensitivity_jobs(run_of(scale, "cpu")))]
 

@@ -65,6 +65,11 @@ class Claim:
     calibration could change (`budget`) `<key>.gained` and `<key>.control`. `null_keys` names the records of the best
     null's own number, per setting and modality. A `limit` says that something escapes: its number can only fall with a
     larger budget.
+
+    Of `everywhere`, readings and settings, one modality in which the bar is not cleared refutes the whole. Claims about
+    networks that are trained side by side are not `skilled`: no null has to be beaten, it is judged beside them. Where
+    a claim has `there`, that record is the share of its networks that have been trained: until it is 1 a failure
+    stands, but a success may still fall.
     """
 
     name: str
@@ -76,12 +81,16 @@ class Claim:
     null_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     budget: bool = False
     limit: bool = False
+    everywhere: tuple[str, ...] = ()
+    skilled: bool = True
+    there: str = ""
 
     @property
     def own(self) -> tuple[str, ...]:
         """Every record that the verdict is computed from: the numbers, their skill, and what their budget leaves."""
-        parts = ("", ".skill", *((".gained", ".control") if self.budget else ()))
-        return tuple(f"{key}{part}" for keys in self.readings.values() for key in keys.values() for part in parts)
+        parts = ("", *((".skill",) if self.skilled else ()), *((".gained", ".control") if self.budget else ()))
+        own = tuple(f"{key}{part}" for keys in self.readings.values() for key in keys.values() for part in parts)
+        return (*own, self.there) if self.there else own
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -100,16 +109,21 @@ class Claim:
         found = set(self.reading_verdicts(records).values())
         if len(found) == 1:
             return found.pop()
-        return Verdict.IN_PART if found & {Verdict.REPRODUCED, Verdict.IN_PART} else Verdict.UNDECIDED
+        if found & {Verdict.REPRODUCED, Verdict.IN_PART}:
+            return Verdict.IN_PART
+        return Verdict.NOT_YET_TESTED if Verdict.NOT_YET_TESTED in found else Verdict.UNDECIDED
 
     def reading_verdicts(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Verdict]:
         """Return the verdict of each reading."""
         assert self.bar is not None
         self._need(records, self.own)
-        return {
-            reading: verdict({m: self._evidence(key, records) for m, key in keys.items()}, self.bar, self.limit)
-            for reading, keys in self.readings.items()
-        }
+        whole = not self.there or records[self.there]["value"] >= 1
+        found = {}
+        for reading, keys in self.readings.items():
+            evidence = {modality: self._evidence(key, records) for modality, key in keys.items()}
+            earned = verdict(evidence, self.bar, self.limit, reading in self.everywhere)
+            found[reading] = earned if whole or earned is Verdict.NOT_REPRODUCED else Verdict.NOT_YET_TESTED
+        return found
 
     def null_verdicts(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Verdict]:
         """Return, per setting, the verdict that a null alone would have earned by the bar alone."""
@@ -119,14 +133,14 @@ class Claim:
             self._need(records, keys.values())
             # A null has no skill over itself: what it would have earned where no null was shown.
             evidence = {m: Evidence(_low(records[key]), skill=1.0) for m, key in keys.items()}
-            found[setting] = verdict(evidence, self.bar, self.limit)
+            found[setting] = verdict(evidence, self.bar, self.limit, setting in self.everywhere)
         return found
 
     def _evidence(self, key: str, records: Mapping[str, Mapping[str, Any]]) -> Evidence:
         head_mean = records.get(f"{key}.head-mean")
         found = Evidence(
             low=_low(records[key]),
-            skill=_low(records[f"{key}.skill"]),
+            skill=_low(records[f"{key}.skill"]) if self.skilled else 1.0,
             head_mean_low=None if head_mean is None else _low(head_mean),
             seeds="interval" in records[key],
         )
@@ -144,7 +158,7 @@ class Claim:
             )
 
 
-def verdict(evidence: Mapping[str, Evidence], bar: float, limit: bool = False) -> Verdict:
+def verdict(evidence: Mapping[str, Evidence], bar: float, limit: bool = False, everywhere: bool = False) -> Verdict:
     """Return the verdict on a claim with a bar from each modality's evidence.
 
     *Reproduced*: in every modality, two at least, the interval's bad end clears the bar with a pooled skill above .5 in
@@ -152,7 +166,7 @@ def verdict(evidence: Mapping[str, Evidence], bar: float, limit: bool = False) -
     clears it, though the learning curve has flattened and the teacher's own architecture reaches the bar at the same
     budget. *Undecided (budget)* otherwise. A `limit` says that something escapes: its number counts only where the
     curve has flattened and the teacher's own architecture stays below the bar; one below the bar is settled, since a
-    larger budget lowers it further.
+    larger budget lowers it further. What is said of `everywhere` falls with one modality.
 
     >>> good, free = Evidence(0.985, skill=0.9), Evidence(0.99, skill=0.1)
     >>> verdict({"image": good, "text": good}, 0.98).value, verdict({"image": free, "text": free}, 0.98).value
@@ -169,9 +183,10 @@ def verdict(evidence: Mapping[str, Evidence], bar: float, limit: bool = False) -
     head_mean_only = [e for e in skilled if e.head_mean_low is not None and e.head_mean_low > bar]
     if len(clear) == len(evidence) > 1 and all(e.seeds for e in clear):
         return Verdict.REPRODUCED
-    if clear or head_mean_only:
+    if (clear and not everywhere) or head_mean_only:
         return Verdict.IN_PART
-    return Verdict.NOT_REPRODUCED if all(_final(e, bar, limit) for e in evidence.values()) else Verdict.UNDECIDED
+    decided = any if everywhere else all
+    return Verdict.NOT_REPRODUCED if decided(_final(e, bar, limit) for e in evidence.values()) else Verdict.UNDECIDED
 
 
 def _final(evidence: Evidence, bar: float, limit: bool) -> bool:

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from ..paths import data_file
 from ..seeds import SeedMean, over_seeds
-from .diffusing import KIND
+from . import diffusing, equations
 from .training_map import PART, Arm, arms
 
 RECORDS = "stabilisers.json"
@@ -21,18 +21,18 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def gathered(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the records in a folder by part, the map's and those of diffusion in teachers, and by the job's name."""
-    found: dict[str, dict[str, Any]] = {MAP: {}, KIND: {}}
+    """Return the records in a folder by part (the map, diffusion in teachers, equations), and by the job's name."""
+    found: dict[str, dict[str, Any]] = {MAP: {}, diffusing.KIND: {}, equations.KIND: {}}
     for path in sorted(folder.glob(f"{PART}-*.json")):
-        part = KIND if path.stem.startswith(f"{PART}-{KIND}-") else MAP
-        found[part][path.stem] = json.loads(path.read_text())["record"]
+        kind = path.stem.split("-")[1]
+        found[kind if kind in found else MAP][path.stem] = json.loads(path.read_text())["record"]
     return found
 
 
 @cache
-def records() -> dict[str, Any]:
-    """Return the committed records of the map, by the arm's name."""
-    return json.loads(data_file(RECORDS).read_text())[MAP]
+def records(part: str = MAP) -> dict[str, Any]:
+    """Return the committed records of a part, by the job's name."""
+    return json.loads(data_file(RECORDS).read_text())[part]
 
 
 def known(found: Records, scale: str = "book") -> list[Arm]:
@@ -128,43 +128,66 @@ def gradient_share(record: Mapping[str, Any]) -> SeedMean:
     return over_seeds([float(np.log10(one["gradients"][0])) for one in record["begun"] if one["gradients"][0]])
 
 
-class Within(NamedTuple):
-    """Whether an arm's best loss is within seeds of the best arm's: the difference and its interval."""
+def working_rate(record: Mapping[str, Any], level: float) -> list[float | None]:
+    """Return each seed's largest rate at which it ends with a held-out loss below a level; None where none does.
+
+    What never learns never diverges: a stable rate says how much a network bears, this one how much is of use.
+    """
+    return [
+        max(
+            (rate for rate, loss in zip(record["rates"], row, strict=True) if loss is not None and loss < level),
+            default=None,
+        )
+        for row in record["loss"]
+    ]
+
+
+class Without(NamedTuple):
+    """The best network without a stabiliser, and by how much its best losses lie above those of the best of all."""
 
     arm: str
     difference: SeedMean
-    within: bool
 
 
-def counterexample(without: Iterable[str], among: Iterable[str], found: Records) -> Within | None:
-    """Return the arm without a stabiliser whose best loss comes nearest to the best arm's of all.
+def counterexample(without: Iterable[str], among: Iterable[str], found: Records) -> Without | None:
+    """Return the network without a stabiliser whose best loss comes nearest to the best one's of all.
 
-    `within`: the interval of the differences, seed by seed, holds 0 or lies below it. Then the stabiliser is not
+    Seeds are compared one by one. Where the interval of the differences does not lie above 0, the stabiliser is not
     *necessary*, in these conditions.
     """
     losses = {name: best_losses(found[name]) for name in {*without, *among} if name in found}
     if not losses or not (own := [name for name in without if name in losses]):
         return None
-    best = min(losses, key=lambda name: (np.mean(losses[name]), name))
-    near = min(own, key=lambda name: (np.mean(losses[name]), name))
-    difference = over_seeds([a - b for a, b in zip(losses[near], losses[best], strict=True)])
-    return Within(near, difference, near == best or difference.low <= 0)
+    best, near = lowest(losses, found), lowest(own, found)
+    return Without(near, over_seeds([a - b for a, b in zip(losses[near], losses[best], strict=True)]))
+
+
+def lowest(names: Iterable[str], found: Records) -> str:
+    """Return the network whose mean best loss is the lowest."""
+    return min(names, key=lambda name: (np.mean(best_losses(found[name])), name))
 
 
 class Help(NamedTuple):
-    """What a stabiliser gains: octaves of the largest stable rate, and nats of the best loss."""
+    """What a stabiliser gains: octaves of the largest stable rate, nats of the best loss, nats of sensitivity."""
 
     octaves: SeedMean
     nats: SeedMean
-
-    @property
-    def helps(self) -> bool:
-        """Whether either is a gain, interval and all."""
-        return self.octaves.low > 0 or self.nats.low > 0
+    sensitivity: SeedMean
 
 
 def helped(with_it: Mapping[str, Any], without: Mapping[str, Any]) -> Help:
-    """Return what one arm gains over another, seed by seed: both begin with the same numbers and see the same data."""
+    """Return what one network gains over another, seed by seed: both begin with the same numbers and see the same data.
+
+    An edge is known to a step of the grid only: the interval of octaves is wider by one on each side.
+    """
     rates = zip(stable_rates(with_it), stable_rates(without), strict=True)
     losses = zip(best_losses(with_it), best_losses(without), strict=True)
-    return Help(over_seeds([log2(a / b) for a, b in rates]), over_seeds([b - a for a, b in losses]))
+    excess = zip(sensitivity(with_it), sensitivity(without), strict=True)
+    octaves, grid = over_seeds([log2(a / b) for a, b in rates]), with_it["rates"]
+    step = log2(grid[1] / grid[0])
+    low, high = octaves.interval or (octaves.mean, octaves.mean)
+    return Help(
+        octaves._replace(interval=(low - step, high + step)),
+        over_seeds([b - a for a, b in losses]),
+        over_seeds([b - a for a, b in excess]),
+    )

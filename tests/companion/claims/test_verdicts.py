@@ -152,9 +152,39 @@ def test_a_tested_claim_whose_record_is_gone_raises(claim):
             claim.verdict(renamed), claim.null_verdicts(renamed)
 
 
-def test_only_a_claim_without_records_is_not_yet_tested():
-    found = {claim.name: claim.verdict({}) for claim in register() if not claim.readings}
-    assert set(found) == {"C7", "C8"} and set(found.values()) == {Verdict.NOT_YET_TESTED}
+def test_a_claim_without_records_is_not_yet_tested():
+    assert Claim("C", "", "").verdict({}) == Verdict.NOT_YET_TESTED
+    assert all(claim.readings for claim in register())
+
+
+@pytest.mark.parametrize("name", ["C7", "C8"])
+def test_one_counterexample_refutes_what_is_called_necessary(name):
+    claim = next(claim for claim in register() if claim.name == name)
+    records = {key: {"value": 0.3, "interval": [0.1, 0.5]} for key in claim.own} | {claim.there: {"value": 1.0}}
+    assert not any(key.endswith(".skill") for key in claim.own)
+    assert set(claim.reading_verdicts(records).values()) == {Verdict.REPRODUCED}
+    for reading in claim.readings:
+        keys = claim.readings[reading]
+        failed = records | {keys["text"]: {"value": 0.3, "interval": [-0.1, 0.7]}}
+        only = {Verdict.NOT_REPRODUCED} if reading == "necessary" else {Verdict.IN_PART}
+        assert {claim.reading_verdicts(failed)[reading]} == only
+        assert claim.verdict(failed) == Verdict.IN_PART
+    nulls = {key: {"value": 0.2} for keys in claim.null_keys.values() for key in keys.values()}
+    odd = next(setting for setting in claim.null_keys if setting.endswith("necessary"))
+    assert set(claim.null_verdicts(nulls).values()) == {Verdict.REPRODUCED}
+    nulls[claim.null_keys[odd]["image"]]["value"] = 0.0
+    assert claim.null_verdicts(nulls)[odd] == Verdict.NOT_REPRODUCED
+
+
+def test_a_success_waits_until_all_networks_are_trained_and_a_failure_does_not():
+    claim = next(claim for claim in register() if claim.name == "C8")
+    records = {key: {"value": 0.3, "interval": [0.1, 0.5]} for key in claim.own} | {claim.there: {"value": 0.99}}
+    assert claim.verdict(records) == Verdict.NOT_YET_TESTED
+    records[claim.readings["necessary"]["image"]] = {"value": -0.1, "interval": [-0.2, 0.0]}
+    found = claim.reading_verdicts(records)
+    assert found.pop("necessary") == Verdict.NOT_REPRODUCED and set(found.values()) == {Verdict.NOT_YET_TESTED}
+    assert claim.verdict(records) == Verdict.NOT_YET_TESTED
+    assert claim.verdict(records | {claim.there: {"value": 1.0}}) == Verdict.IN_PART
 
 
 def test_register_holds_every_claim_once():

@@ -69,37 +69,46 @@ def test_states_at_the_best_rate_and_before():
     assert results.gradient_share(ONE).seeds == pytest.approx((1.0, 2.0))
 
 
-def test_a_counterexample_lies_within_seeds_of_the_best():
+def test_a_counterexample_is_the_nearest_network_without():
     found = {
         "best": record([[0.50], [0.52], [0.54]], rates=(1.0, 4.0)),
         "near": record([[0.53], [0.51], [0.55]], rates=(1.0, 4.0)),
         "far": record([[0.70], [0.71], [0.75]], rates=(1.0, 4.0)),
     }
     near = results.counterexample(["near", "far", "unknown"], found, found)
-    assert near.arm == "near" and near.within and near.difference.mean == pytest.approx(0.01)
-    assert not results.counterexample(["far"], found, found).within
-    assert results.counterexample(["best"], found, found).within
+    assert near.arm == "near" and near.difference.seeds == pytest.approx((0.03, -0.01, 0.01))
+    assert near.difference.low < 0 < results.counterexample(["far"], found, found).difference.low
+    assert results.counterexample(["best"], found, found).difference.seeds == (0, 0, 0)
     assert results.counterexample(["unknown"], found, found) is None
+    assert results.lowest(["far", "near"], found) == "near"
 
 
-def test_help_is_a_higher_edge_or_a_lower_loss_interval_and_all():
+def test_help_is_a_higher_edge_known_to_a_step_of_the_grid_a_lower_loss_and_less_sensitivity():
     plain = record([[0.5, 1.0, 1.0], [0.6, 1.0, 1.0], [0.7, 1.0, 1.0]])
     edge = record([[0.5, 1.0, None], [0.6, 1.0, None], [0.7, 1.0, None]])
     found = results.helped(plain, edge)
-    assert found.octaves.mean == 2 and found.nats.mean == 0 and found.helps
-    assert not results.helped(edge, plain).helps
+    assert found.octaves.mean == 2 and found.octaves.interval == (0, 4) and found.nats.mean == 0
+    assert found.sensitivity.mean == pytest.approx(1 / 3)  # the diverged cell counts as it began: 2 in place of 1
     worse = record([[0.6, 1.0, 1.0], [0.71, 1.0, 1.0], [0.8, 1.0, 1.0]])
-    assert results.helped(plain, worse).nats.mean == pytest.approx((0.1 + 0.11 + 0.1) / 3)
-    assert results.helped(plain, worse).helps and not results.helped(plain, plain).helps
-    mixed = record([[0.4, 1.0, 1.0], [0.9, 1.0, 1.0], [0.7, 1.0, 1.0]])
-    assert not results.helped(plain, mixed).helps
+    assert results.helped(plain, worse).nats.seeds == pytest.approx((0.1, 0.11, 0.1))
+    assert results.helped(worse, plain).nats.mean < 0 and results.helped(plain, plain).octaves.mean == 0
+
+
+def test_a_rate_works_where_something_is_learnt():
+    found = record([[1.5, 0.5, 1.9], [1.2, None, 0.9], [1.9, 1.9, None]])
+    assert results.working_rate(found, 1.0) == [4.0, 16.0, None]
 
 
 def test_records_are_gathered_by_name(tmp_path):
     (tmp_path / f"{PART}-image-plain-pre-6.json").write_text(json.dumps({"record": ONE}))
     (tmp_path / "dynamics-x.json").write_text("{}")
     (tmp_path / f"{PART}-diffusion-x.json").write_text(json.dumps({"record": 3}))
+    (tmp_path / f"{PART}-equation-image.json").write_text(json.dumps({"record": 4}))
     found = results.gathered(tmp_path)
-    assert found == {"map": {f"{PART}-image-plain-pre-6": ONE}, "diffusion": {f"{PART}-diffusion-x": 3}}
+    assert found == {
+        "map": {f"{PART}-image-plain-pre-6": ONE},
+        "diffusion": {f"{PART}-diffusion-x": 3},
+        "equation": {f"{PART}-equation-image": 4},
+    }
     assert [arm.name for arm in results.known(found["map"])] == [f"{PART}-image-plain-pre-6"]
     assert math.isclose(RATES[1] / RATES[0], 4)

@@ -1,0 +1,94 @@
+"""What the map says of the claims: is a stabiliser necessary, does it help; and of a change that is no stabiliser."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..seeds import SeedMean
+from .map_results import Help, Records, Without, best_losses, counterexample, helped, lowest
+from .switches import NORMALISATIONS, RESIDUALS
+from .training_map import SHAPES, SIZES, Arm
+
+Network = tuple[str, str]
+# The network that everyone trains, and the same without its stabiliser.
+STANDARD: Network = ("plain", "pre")
+GONE: dict[str, Network] = {"c7": ("none", "pre"), "c8": ("plain", "none")}
+# A normalisation in the place of another: no stabiliser more, and none less.
+NULL: Network = ("plain", "rms")
+LACKS: dict[str, Callable[[Network], bool]] = {
+    "c7": lambda network: network[0] in ("none", "skipless"),
+    "c8": lambda network: network[1] == "none",
+}
+# As many networks as lack the stabiliser, which nobody calls unstable: what would be "necessary" by chance.
+ODD: dict[str, Callable[[Network], bool]] = {
+    "c7": lambda network: network[0] in ("plain", "none"),
+    "c8": lambda network: network[1] == "rms",
+}
+NETWORKS: tuple[Network, ...] = tuple((r, n) for r in RESIDUALS for n in NORMALISATIONS)
+
+
+def name_of(modality: str, depth: int, network: Network) -> str:
+    """Return a network's record."""
+    return Arm(modality, *network, depth).name
+
+
+def depths(modality: str, found: Records, scale: str = "book") -> list[int]:
+    """Return the depths at which every network has been trained."""
+    known = SIZES[scale]["depths"][modality]
+    return [depth for depth in known if all(name_of(modality, depth, one) in found for one in NETWORKS)]
+
+
+def share_there(found: Records, scale: str = "book") -> float:
+    """Return which share of the map's networks have been trained: 1 where it is whole."""
+    wanted = [
+        name_of(modality, depth, one)
+        for modality, own in SIZES[scale]["depths"].items()
+        for depth in own
+        for one in NETWORKS
+    ]
+    return sum(name in found for name in wanted) / len(wanted)
+
+
+def without(claim: str, modality: str, depth: int, found: Records, kinds: Mapping[str, Any] = LACKS) -> Without:
+    """Return the best network that lacks a claim's stabiliser, beside the best of all, at a depth."""
+    names = {one: name_of(modality, depth, one) for one in NETWORKS}
+    nearest = counterexample([name for one, name in names.items() if kinds[claim](one)], names.values(), found)
+    assert nearest is not None
+    return nearest
+
+
+def best_of_all(modality: str, depth: int, found: Records) -> str:
+    """Return the network with the lowest loss of all at a depth."""
+    return lowest([name_of(modality, depth, one) for one in NETWORKS], found)
+
+
+def best_without_either(modality: str, depth: int, found: Records) -> str:
+    """Return the best network with neither a residual connection nor a normalisation."""
+    return lowest([name_of(modality, depth, one) for one in NETWORKS if LACKS["c7"](one) and LACKS["c8"](one)], found)
+
+
+def help_of(claim: str, modality: str, depth: int, found: Records) -> Help:
+    """Return what a claim's stabiliser gains the standard network; of "null" what LayerNorm gains over RMSNorm."""
+    other = GONE.get(claim, NULL)
+    return helped(found[name_of(modality, depth, STANDARD)], found[name_of(modality, depth, other)])
+
+
+class Worst(NamedTuple):
+    """The depth at which a number's bad end is lowest, and the number there."""
+
+    depth: int
+    number: SeedMean
+
+
+def worst(by_depth: Mapping[int, SeedMean]) -> Worst:
+    """Return a number where its interval's lower end is lowest over depths: a claim has to hold at every one."""
+    depth = min(by_depth, key=lambda one: (by_depth[one].low, one))
+    return Worst(depth, by_depth[depth])
+
+
+def learnt(modality: str, depth: int, found: Records) -> float:
+    """Return the loss below which a network counts as working: half-way from chance to the best of its depth."""
+    best = float(np.mean(best_losses(found[best_of_all(modality, depth, found)])))
+    return (math.log(SHAPES[modality].outputs) + best) / 2

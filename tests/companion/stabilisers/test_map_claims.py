@@ -1,0 +1,69 @@
+"""Comparisons of networks, on a small map whose answers are plain."""
+
+import math
+
+import pytest
+
+from companion.seeds import over_seeds
+from companion.stabilisers import map_claims as claims
+
+
+def record(losses, rates=(1.0, 4.0, 16.0), begun=2.3):
+    """A network whose seeds have these best losses, at the first rate; the last rate diverged."""
+    return {
+        "rates": list(rates),
+        "loss": [[loss, 2.0, None] for loss in losses],
+        "diverged": [[None, None, 7] for _ in losses],
+        "begun": [{"loss": begun} for _ in losses],
+    }
+
+
+@pytest.fixture
+def found():
+    """A whole depth of pictures in which every network is bad but four."""
+    losses = dict.fromkeys(claims.NETWORKS, (1.5, 1.6, 1.7))
+    losses[claims.STANDARD] = (0.80, 0.82, 0.84)
+    losses["plain", "none"] = (0.70, 0.71, 0.72)
+    losses["skipless", "none"] = (0.90, 0.95, 0.91)
+    losses["none", "post"] = (0.89, 0.96, 1.1)
+    return {claims.name_of("image", 6, network): record(own) for network, own in losses.items()}
+
+
+def test_networks_without_a_stabiliser(found):
+    assert len(claims.NETWORKS) == 24
+    assert sum(map(claims.LACKS["c7"], claims.NETWORKS)) == sum(map(claims.ODD["c7"], claims.NETWORKS)) == 12
+    assert sum(map(claims.LACKS["c8"], claims.NETWORKS)) == sum(map(claims.ODD["c8"], claims.NETWORKS)) == 4
+    for claim, gone in claims.GONE.items():
+        assert claims.LACKS[claim](gone) and not claims.LACKS[claim](claims.STANDARD)
+        # Nothing else is changed.
+        assert sum(a != b for a, b in zip(gone, claims.STANDARD, strict=True)) == 1
+    nearest = claims.without("c7", "image", 6, found)
+    assert nearest.arm == claims.name_of("image", 6, ("skipless", "none"))
+    assert nearest.difference.seeds == pytest.approx((0.2, 0.24, 0.19))
+    assert claims.without("c8", "image", 6, found).difference.seeds == (0, 0, 0)
+    assert claims.without("c8", "image", 6, found, claims.ODD).difference.mean == pytest.approx(1.6 - 0.71)
+    assert claims.best_of_all("image", 6, found).endswith("plain-none-6")
+    assert claims.best_without_either("image", 6, found).endswith("skipless-none-6")
+
+
+def test_help_takes_one_thing_away(found):
+    assert claims.help_of("c8", "image", 6, found).nats.mean == pytest.approx(0.71 - 0.82)
+    assert claims.help_of("c7", "image", 6, found).nats.mean == pytest.approx(1.6 - 0.82)
+    assert claims.help_of("null", "image", 6, found).nats.mean == pytest.approx(1.6 - 0.82)
+
+
+def test_a_depth_counts_when_every_network_is_there(found):
+    assert claims.depths("image", found) == [6] and claims.depths("text", found) == []
+    assert claims.share_there(found) == pytest.approx(24 / 120)
+    found.popitem()
+    assert claims.depths("image", found) == []
+
+
+def test_the_worst_depth_is_where_the_interval_begins_lowest():
+    wide, narrow = over_seeds([0.1, 0.9]), over_seeds([0.30, 0.31])
+    found = claims.worst({6: narrow, 12: wide})
+    assert found.depth == 12 and found.number == wide
+
+
+def test_what_counts_as_learnt(found):
+    assert claims.learnt("image", 6, found) == pytest.approx((math.log(10) + 0.71) / 2)
