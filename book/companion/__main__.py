@@ -63,7 +63,7 @@ def _train(programs) -> None:
     _add_run(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--only", default="*", help="patterns of names, by commas")
-    parser.add_argument("--missing", action="store_true", help="equations without a record in data/ alone")
+    parser.add_argument("--missing", action="store_true", help="equations and networks without a record in data/ alone")
     parser.add_argument("--seeds", type=int, default=5, help="at most so many seeds of each teacher")
     parser.add_argument("--stack", type=int, help="models trained as one tensor program (CPU: 1, GPU: all)")
     parser.set_defaults(run=_run_train)
@@ -89,7 +89,7 @@ def _run_train(given) -> None:
         # What is measured of the equations comes after them.
         if run_jobs(calibrated, run, **how) and (measured := measured_jobs(run, given.only)):
             run_jobs(measured, run, **how)
-        if trained := trained_jobs(run, given.only):
+        if trained := trained_jobs(run, given.only, given.missing):
             run_jobs(trained, run, **how)
 
 

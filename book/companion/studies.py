@@ -27,9 +27,13 @@ def measured_jobs(run: Run, only: str = "*") -> Sequence[Job]:
     return [job for family in (*main, *more) for job in family(run, only)]
 
 
-def trained_jobs(run: Run, only: str = "*") -> Sequence[Job]:
-    """Return the jobs that fit and train networks of their own: they need nothing but data, and hours."""
-    return map_jobs(run, only)
+def trained_jobs(run: Run, only: str = "*", missing: bool = False) -> Sequence[Job]:
+    """Return the jobs that fit and train networks of their own: they need nothing but data, and hours.
+
+    `missing` leaves out those of which `data/` holds a record of this scale.
+    """
+    there = map_results.committed(run.scale) if missing else set()
+    return [job for job in map_jobs(run, only) if job.name not in there]
 
 
 def measured_names(scale: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..seeds import SeedMean
-from .map_results import Help, Records, Without, best_losses, counterexample, helped, lowest
+from .map_results import Help, Records, Without, best_losses, counterexample, helped, lowest, stable_rates, working_rate
 from .switches import NORMALISATIONS, RESIDUALS
 from .training_map import SHAPES, SIZES, Arm
 
@@ -92,3 +92,32 @@ def learnt(modality: str, depth: int, found: Records) -> float:
     """Return the loss below which a network counts as working: half-way from chance to the best of its depth."""
     best = float(np.mean(best_losses(found[best_of_all(modality, depth, found)])))
     return (math.log(SHAPES[modality].outputs) + best) / 2
+
+
+def shown(modality: str, depth: int, found: Records) -> dict[str, str]:
+    """Return the networks that a depth's table shows, by what they are there for."""
+    return {
+        "standard": name_of(modality, depth, STANDARD),
+        "best": best_of_all(modality, depth, found),
+        "no connection": without("c7", modality, depth, found).arm,
+        "no norm": without("c8", modality, depth, found).arm,
+        "neither": best_without_either(modality, depth, found),
+    }
+
+
+def rates_by_depth(
+    modality: str, residual: str, kind: str, found: Records
+) -> dict[str, dict[int, tuple[float, float, float]]]:
+    """Return by normalisation and depth the largest "stable" or "working" rate: geometric mean, least and largest.
+
+    Of the working ones over the seeds that have any; a network that no seed gets to work is left out.
+    """
+    rates: dict[str, dict[int, tuple[float, float, float]]] = {}
+    for norm in NORMALISATIONS:
+        for depth in depths(modality, found):
+            record = found[name_of(modality, depth, (residual, norm))]
+            own = stable_rates(record) if kind == "stable" else working_rate(record, learnt(modality, depth, found))
+            if there := [rate for rate in own if rate is not None]:
+                mean = float(np.exp(np.mean(np.log(there))))
+                rates.setdefault(norm, {})[depth] = (mean, min(there), max(there))
+    return rates

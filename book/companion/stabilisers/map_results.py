@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from ..paths import data_file
+from ..paths import data_file, root
 from ..seeds import SeedMean, over_seeds
 from . import diffusing, equations
-from .training_map import PART, Arm, arms
+from .training_map import PART, SIZES, Arm, arms
 
 RECORDS = "stabilisers.json"
 MAP = "map"
@@ -33,6 +33,13 @@ def gathered(folder: Path) -> dict[str, dict[str, Any]]:
 def records(part: str = MAP) -> dict[str, Any]:
     """Return the committed records of a part, by the job's name."""
     return json.loads(data_file(RECORDS).read_text())[part]
+
+
+def committed(scale: str) -> set[str]:
+    """Return the names of the networks of which `data/` holds a record of a scale: it has as many seeds."""
+    if not (root() / "data" / RECORDS).exists():
+        return set()
+    return {name for name, one in records().items() if len(one["loss"]) == SIZES[scale]["seeds"]}
 
 
 def known(found: Records, scale: str = "book") -> list[Arm]:
@@ -110,6 +117,23 @@ def share_of(hits: int, trials: int, level: float = 0.95) -> Share:
     """
     found = binomtest(hits, trials).proportion_ci(level, "exact")
     return Share(hits / trials, float(found.low), float(found.high))
+
+
+def first_divergence(record: Mapping[str, Any], rate: int) -> float | None:
+    """Return the median step at which seeds diverged at a rate, None where none did."""
+    steps = [row[rate] for row in record["diverged"] if row[rate] is not None]
+    return float(np.median(steps)) if steps else None
+
+
+def by_rate(record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean loss over seeds at each rate, diverged cells as they began, and the share that diverged."""
+    diverged = np.array([[at is not None for at in row] for row in record["diverged"]])
+    return np.mean(_losses(record), 0), diverged.mean(0)
+
+
+def at_rate(record: Mapping[str, Any], measure: str, rate: int) -> SeedMean:
+    """Return what is kept of cells beside their states, at a rate, over the seeds that did not diverge there."""
+    return over_seeds([row[rate] for row in record[measure] if row[rate] is not None])
 
 
 def at_best(record: Mapping[str, Any], measure: str) -> SeedMean:

@@ -6,6 +6,8 @@ import math
 import pytest
 from scipy.stats import beta
 
+from companion import studies
+from companion.jobs import Run
 from companion.stabilisers import map_results as results
 from companion.stabilisers.training_map import PART, RATES
 
@@ -59,6 +61,13 @@ def test_divergence_is_of_one_rate():
     assert results.divergence(ONE, 2).share == 0.5 and results.divergence(ONE, 1).share == 0
 
 
+def test_what_is_drawn_at_each_rate():
+    losses, shares = results.by_rate(ONE)
+    assert losses.tolist() == pytest.approx([1.35, 0.7, 2.0]) and shares.tolist() == [0, 0, 0.5]
+    assert results.first_divergence(ONE, 2) == 7 and results.first_divergence(ONE, 1) is None
+    assert results.at_rate(ONE, "loss", 2).seeds == (2.5,)
+
+
 def test_states_at_the_best_rate_and_before():
     assert results.at_best(record([[1.0, 0.5], [1.0, None]], rank=[[0.1, 0.3], [0.2, None]]), "rank").seeds == (
         0.1,
@@ -97,6 +106,19 @@ def test_help_is_a_higher_edge_known_to_a_step_of_the_grid_a_lower_loss_and_less
 def test_a_rate_works_where_something_is_learnt():
     found = record([[1.5, 0.5, 1.9], [1.2, None, 0.9], [1.9, 1.9, None]])
     assert results.working_rate(found, 1.0) == [4.0, 16.0, None]
+
+
+def test_what_is_committed_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "root", lambda: tmp_path)
+    assert results.committed("book") == set()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / results.RECORDS).touch()
+    name = f"{PART}-image-plain-pre-6"
+    monkeypatch.setattr(results, "records", lambda: {name: record([[1.0, 2.0, 3.0]] * 5), "short": ONE})
+    assert results.committed("book") == {name} and results.committed("smoke") == {"short"}
+    run = Run("book", tmp_path)
+    jobs = [[job.name for job in studies.trained_jobs(run, f"{PART}-image-plain-p*-6", m)] for m in (False, True)]
+    assert jobs[0] == [name, f"{PART}-image-plain-post-6"] and jobs[1] == jobs[0][1:]
 
 
 def test_records_are_gathered_by_name(tmp_path):

@@ -94,6 +94,20 @@ def test_a_cell_lies_where_its_seed_and_rate_are(pictures, tmp_path):
     assert record["loss"][1][0] != record["loss"][0][0]
 
 
+# In single precision training amplifies what rounding differs by, the more the larger the rate; in double it can't.
+@pytest.mark.parametrize(("rates", "dtype"), [(RATES[:2], torch.float32), (RATES[2:4], torch.float64)], ids=str)
+@pytest.mark.parametrize("network", [("plain", "pre"), ("skipless", "none")])
+def test_a_cell_of_the_books_own_size_alone_is_its_cell_in_the_stack(pictures, network, rates, dtype):
+    plan = replace(Arm("image", *network, 6).plan("book"), seeds=(0, 3), rates=rates, steps=30)
+    together, whole = train(plan, pictures, dtype=dtype)
+    for cell in (0, 3):
+        single, own = train(alone(plan, *plan.cells[cell]), pictures, dtype=dtype)
+        assert own["curve"][-1][0] == pytest.approx(whole["curve"][-1][cell], rel=1e-5)
+        with torch.no_grad():
+            one, other = (model(pictures.inputs[:16]) for model in (single.model(0), together.model(cell)))
+        assert float((one - other).norm() / other.norm()) < 1e-5
+
+
 def test_what_diverged_has_a_date_and_no_loss(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(training_map.SIZES, "smoke", training_map.SIZES["smoke"] | {"rates": (1e-3, 1e6), "steps": 20})
     record = Arm("image", "plain", "none", 2).do(Run("smoke", tmp_path))

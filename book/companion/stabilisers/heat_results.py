@@ -1,0 +1,64 @@
+"""What heat does to finished teachers and to networks that train with it, beside heat among strangers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..seeds import SeedMean, over_seeds
+from ..surrogates.study import of_teacher
+from . import diffusing
+from .map_claims import STANDARD, name_of
+from .map_results import Records, best_losses, records
+from .training_map import PART, Arm, heat_arms, heated
+
+TEACHERS = {"image": "image-patch4", "text": "text-classifier"}
+
+
+def teachers(modality: str) -> list[Any]:
+    """Return the records of a modality's finished teachers, the lowest seed first."""
+    named = {name.removeprefix(f"{PART}-{diffusing.KIND}-"): one for name, one in records(diffusing.KIND).items()}
+    return of_teacher(named, TEACHERS[modality])
+
+
+def places(modality: str) -> list[str]:
+    """Return the depths at which heat was let flow, as the records name them."""
+    return [str(depth) for depth in range(teachers(modality)[0]["layers"] + 1)]
+
+
+def cost(modality: str, place: str, amount: float, part: str = "loss") -> SeedMean:
+    """Return by how much heat raises a teacher's held-out loss (`part` "disordered": among strangers), over seeds."""
+    return over_seeds([one[part][place][_at(one, amount)] - one["own"]["loss"] for one in teachers(modality)])
+
+
+def costs(modality: str, amount: float, part: str = "loss") -> np.ndarray:
+    """Return `cost` at every depth, (seeds, depths)."""
+    return np.array([cost(modality, place, amount, part).seeds for place in places(modality)]).T
+
+
+def dose(modality: str, place: str, amount: float, part: str = "moved") -> SeedMean:
+    """Return how far heat moves the state at a depth, over its size (`part` "moved disordered": among strangers)."""
+    return over_seeds([one[part][place][_at(one, amount)] for one in teachers(modality)])
+
+
+def by_layer(modality: str, part: str, name: str) -> np.ndarray:
+    """Return a commutator or roughness of "trained" or "untrained" networks, (seeds, layers or depths)."""
+    return np.array([one[part][name] for one in teachers(modality)])
+
+
+def networks(found: Records, scale: str = "book") -> list[Arm]:
+    """Return the networks that were trained with heat in them, in the map's order."""
+    return [one for one in heat_arms(scale) if one.name in found]
+
+
+def gained(arm: Arm, found: Records) -> SeedMean:
+    """Return what heat while training gains, in nats of the best loss over the rates that both were trained at."""
+    usual = found[name_of(arm.modality, arm.depth, STANDARD)]
+    kept = [usual["rates"].index(rate) for rate in heated(usual["rates"])]
+    same = usual | {"loss": [[row[at] for at in kept] for row in usual["loss"]]}
+    return over_seeds([a - b for a, b in zip(best_losses(same), best_losses(found[arm.name]), strict=True)])
+
+
+def _at(record: dict[str, Any], amount: float) -> int:
+    amounts: Sequence[float] = record["amounts"]
+    return list(amounts).index(amount)
