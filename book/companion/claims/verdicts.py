@@ -185,8 +185,8 @@ def verdict(evidence: Mapping[str, Evidence], bar: float, limit: bool = False, e
         return Verdict.REPRODUCED
     if (clear and not everywhere) or head_mean_only:
         return Verdict.IN_PART
-    decided = any if everywhere else all
-    return Verdict.NOT_REPRODUCED if decided(_final(e, bar, limit) for e in evidence.values()) else Verdict.UNDECIDED
+    final = [_final(e, bar, limit) for e in evidence.values() if not everywhere or e not in clear]
+    return Verdict.NOT_REPRODUCED if (any if everywhere else all)(final) else Verdict.UNDECIDED
 
 
 def _final(evidence: Evidence, bar: float, limit: bool) -> bool:

@@ -65,6 +65,15 @@ def test_a_limit_counts_only_what_no_budget_could_remove(evidence, expected):
     assert verdict({"image": evidence, "text": evidence}, 0.04, limit=True) == expected
 
 
+def test_what_is_said_of_everywhere_falls_with_one_failure_that_no_budget_explains():
+    fails = Evidence(0.9, 0.9)
+    for good in (GOOD, replace(GOOD, gained=0.5)):
+        assert verdict({"image": good, "text": fails}, 0.98, everywhere=True) == Verdict.NOT_REPRODUCED
+        assert verdict({"image": good, "text": SHORT}, 0.98, everywhere=True) == Verdict.UNDECIDED
+    assert verdict({"image": GOOD, "text": GOOD}, 0.98, everywhere=True) == Verdict.REPRODUCED
+    assert verdict({"image": fails, "text": SHORT}, 0.98, everywhere=True) == Verdict.NOT_REPRODUCED
+
+
 def test_a_claim_with_two_readings_needs_both():
     claim = Claim(
         "C", "", "", bar=0.98, budget=True,
