@@ -102,8 +102,8 @@ def by_depth(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
     """Draw a number at every depth, a line for each normalisation: geometric mean over seeds, and their range."""
     for name, values in curves.items():
         logs = np.log(values)
-        look = NORM_LOOKS[name] | {"markersize": 0}
-        axes.plot(range(values.shape[1]), np.exp(logs.mean(0)), **{k: v for k, v in look.items() if k != "capsize"})
+        look: dict[str, Any] = {part: NORM_LOOKS[name][part] for part in ("color", "label", "linewidth")}
+        axes.plot(range(values.shape[1]), np.exp(logs.mean(0)), **look)
         axes.fill_between(
             range(values.shape[1]), values.min(0), values.max(0), color=look["color"], alpha=0.12, linewidth=0
         )

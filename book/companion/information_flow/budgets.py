@@ -11,7 +11,7 @@ from ..surrogates.candidates import BINDING, HALF, RELEARNT, Beside
 from ..surrogates.evaluate import rolled_out
 from ..surrogates.study import rounded, weight_digests
 from . import targets as asked
-from .content import COUNTS, PART, POOL, STEPS, Flows, batches, chosen_targets, collected, curve, solved
+from .content import COUNTS, PART, POOL, STEPS, Flows, TokenContent, batches, chosen_targets, collected, curve, solved
 
 BUDGET = "budget"
 
@@ -21,6 +21,7 @@ class TokenBudget(Job):
     """Usable information in the states of what says how far a budget binds, on the targets of `TokenContent`."""
 
     teacher: str
+    subjects = TokenContent.subjects
     needs = tuple(BINDING.values())
     flush_denormal = True
 

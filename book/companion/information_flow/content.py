@@ -14,6 +14,7 @@ from ..jobs import Job, Run
 from ..surrogates import candidates
 from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, Beside
 from ..surrogates.evaluate import rolled_out
+from ..surrogates.laws import LANGUAGE, TEACHERS
 from ..surrogates.study import weight_digests
 from . import targets as asked
 from .targets import LABEL, Targets
@@ -41,6 +42,7 @@ class TokenContent(Job):
     """Usable information in the states of tokens, by target and depth: a teacher's and what stands beside it."""
 
     teacher: str
+    subjects = (*TEACHERS, LANGUAGE)
     flush_denormal = True
 
     @property
@@ -94,7 +96,7 @@ def measure(one: Beside, examples: int, each: int, more: bool = True) -> dict[st
         "solver": solver_error(one.only(*range(min(16, examples)))),
     }
     if more:
-        few = {name: {d: found[name][d][list(DEEPER)] for d in asked.DISTANCES} for name in DEEPER_NAMES}
+        few = {name: {d: u[list(DEEPER)] for d, u in found[name].items()} for name in DEEPER_NAMES}
         record["again"] = {t: v for t, (v, _) in curve(few[TEACHER], which, labels, seed=1).items()}
         deeper = {name: curve(states, which, labels, "two-layer") for name, states in few.items()}
         record["networks"] = {name: {t: v for t, (v, _) in each.items()} for name, each in deeper.items()}
@@ -117,7 +119,8 @@ def chosen_targets(one: Beside, examples: int, each: int) -> tuple[Targets, list
         frequent = asked.frequent_pieces(known["inputs"], known["mask"])
         codes, mask = asked.piece_codes(one.inputs["inputs"], one.inputs["mask"], frequent), one.inputs["mask"]
         pieces = frequent.tolist()
-    which = asked.drawn(codes, mask, one.teacher.lattice, examples, each)
+    lattice = one.teacher.lattice
+    which = asked.drawn(codes, mask, lattice, examples, each, distances=asked.distances_of(lattice))
     shares = torch.bincount(which.codes).double() / len(which)
     return which, shares.tolist(), pieces
 
@@ -161,8 +164,9 @@ def _flows(one: Beside, count: int) -> Flows:
             states[UNTRAINED] = twin.flow(part.inputs).states
             states[SHUFFLED] = shuffled_tokens(flow.states, flow.mask, generator)
             states[LAW] = solved(part, law)
-            with law.without("attention", "reaction") as heat:
-                states[HEAT] = solved(part, heat)
+            if "diffusion" in law.active():  # of a causal model's laws none has it
+                with law.without("attention", "reaction") as heat:
+                    states[HEAT] = solved(part, heat)
             if (field := equations[ONE_STEP]) is not None:
                 states[ONE_STEP] = rolled_out(field, flow).states
         yield first, states
@@ -203,7 +207,7 @@ def curve(
     given = {d: [_first_same(u, depth) for depth in range(len(u))] for d, u in states.items()}
     scores = {d: {depth: components(u[depth]) for depth in set(given[d])} for d, u in states.items()}
     how = {"groups": which.examples, "permutations": 0, "seed": seed}
-    for target, distance in zip(asked.TARGETS, (*asked.DISTANCES, 0), strict=True):
+    for target, distance in asked.targets_of(states).items():
         classes = labels if target == LABEL else which.codes
         known = {depth: usable_information(x, classes, family, **how) for depth, x in sorted(scores[distance].items())}
         found[target] = [float(known[depth]) for depth in given[distance]], known[0].ceiling

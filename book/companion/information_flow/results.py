@@ -1,7 +1,7 @@
 """What the jobs on tokens' information found, over seeds, as the page reads it; and the distances of claim C9."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .content import CONTENT, LAW, PART, PLACE, SHUFFLED, TEACHER, UNTRAINED
 from .edge_ranks import EDGES
 from .pretrained_content import TWIN
 from .retrieval import LEVELS, RETRIEVAL
-from .targets import TARGETS
+from .targets import OWN
 
 RECORDS = "information-flow.json"
 NULLS = (IDENTITY, HEAT, UNTRAINED, SHUFFLED, PLACE)
@@ -58,13 +58,13 @@ def curves(teacher: str, name: str, target: str) -> Tensor:
 
 
 def apart(one: Curves, other: Curves, depth: int | None = None) -> float:
-    """Return how far curves lie apart: the mean over targets and depths from 1, or at one depth, of |difference|.
+    """Return how far curves of the same targets lie apart: the mean over them and depths from 1, or at one depth.
 
-    >>> zero, up = ({target: [0.0, y, y] for target in TARGETS} for y in (0.0, 0.5))
+    >>> zero, up = ({target: [0.0, y, y] for target in ("itself", "class")} for y in (0.0, 0.5))
     >>> apart(zero, up), apart(up, up, 2)
     (0.5, 0.0)
     """
-    rows = np.abs([np.subtract(one[target], other[target]) for target in TARGETS])
+    rows = np.abs([np.subtract(one[target], other[target]) for target in one])
     return float(rows[:, 1:].mean() if depth is None else rows[:, depth].mean())
 
 
@@ -90,7 +90,7 @@ def margin(teacher: str, name: str = LAW) -> SeedMean:
     Of what is itself a null, those beside it. Negative where one of them lies nearer.
     """
     rows = [row for row in distances(teacher) if name in row]
-    return over_seeds([min(row[each] for each in (*NULLS, OTHER) if each != name) - row[name] for row in rows])
+    return over_seeds([_nearest(row, name) - row[name] for row in rows])
 
 
 def binding(teacher: str) -> tuple[float, float]:
@@ -101,12 +101,12 @@ def binding(teacher: str) -> tuple[float, float]:
     own, near = contents(teacher)[0]["curves"][TEACHER], distances(teacher)[0]
     found = {name: apart(each, own) for name, each in records_of(BUDGET, teacher)[0]["curves"].items()}
     misses: dict[float, float] = {MAIN_BUDGET // 2: found[HALF], MAIN_BUDGET: near[LAW]}
-    return gained(misses), min(near[each] for each in (*NULLS, OTHER)) - found[RELEARNT]
+    return gained(misses), _nearest(near) - found[RELEARNT]
 
 
 def nearest_null(teacher: str) -> tuple[str, SeedMean]:
     """Return the null of the least mean distance, and the margin that it would have had in the equation's place."""
-    name = min(NULLS, key=lambda each: distance(teacher, each).mean)
+    name = min(_nulls(distances(teacher)[0]), key=lambda each: distance(teacher, each).mean)
     return name, margin(teacher, name)
 
 
@@ -114,8 +114,9 @@ def skill(teacher: str, name: str = LAW) -> SeedMean:
     """Return the share of the nearest null's distance that is made up, at the worst depth from 1, over seeds."""
     found = []
     for record in contents(teacher):
-        own, many = record["curves"][TEACHER], range(1, len(record["curves"][TEACHER][TARGETS[0]]))
-        best = [min(apart(record["curves"][null], own, depth) for null in NULLS) for depth in many]
+        own, many = record["curves"][TEACHER], range(1, len(record["curves"][TEACHER][OWN]))
+        nulls = _nulls(record["curves"])
+        best = [min(apart(record["curves"][null], own, depth) for null in nulls) for depth in many]
         mine = [apart(record["curves"][name], own, depth) for depth in many]
         found.append(min(1 - one / max(null, 1e-12) for one, null in zip(mine, best, strict=True)))
     return over_seeds(found)
@@ -124,7 +125,7 @@ def skill(teacher: str, name: str = LAW) -> SeedMean:
 def within(teacher: str, name: str) -> float:
     """Return the share of targets and depths from 1 where the mean over seeds lies in the Transformers' t-interval."""
     inside = []
-    for target in TARGETS:
+    for target in contents(teacher)[0]["curves"][TEACHER]:
         known, mean = curves(teacher, TEACHER, target), curves(teacher, name, target).mean(0)
         for depth in range(1, known.shape[1]):
             low, high = t_interval(known[:, depth].tolist())
@@ -169,6 +170,16 @@ def edge_mean(teacher: str, target: str, name: str, how: str = "rows") -> SeedMe
 def over(part: str, teacher: str, read: Callable[[Mapping[str, Any]], float]) -> SeedMean:
     """Return what is read of each record of a part, over seeds."""
     return study.over(records_of(part, teacher), read)
+
+
+def _nulls(there: Iterable[str]) -> list[str]:
+    """Return the nulls that there are: of a causal model no heat equation."""
+    return [null for null in NULLS if null in there]
+
+
+def _nearest(row: Mapping[str, float], but: str = "") -> float:
+    """Return the distance of the nearest null or other seed's Transformer, `but` one."""
+    return min(row[each] for each in (*_nulls(row), OTHER) if each != but)
 
 
 def _edges(record: Mapping[str, Any], target: str) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """What a state is asked about: the code of the token's own patch or piece, of a neighbour's, and the class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ CODES, PIECES = 6, 8
 # How far from the state that is read the token lies whose code is asked for, along one axis of the lattice.
 DISTANCES = (0, 1, 2, 4)
 OWN, LABEL = "itself", "class"
+# The token before the one that is asked about, of a model of language: what comes next.
+NEXT = -1
 _ITERATIONS = 50
 
 
@@ -24,10 +26,25 @@ def target_name(distance: int) -> str:
     >>> target_name(0), target_name(2), target_name(-1)
     ('itself', 'distance 2', 'next')
     """
-    return "next" if distance == -1 else f"distance {distance}" if distance else OWN
+    return "next" if distance == NEXT else f"distance {distance}" if distance else OWN
 
 
 TARGETS = (*(target_name(distance) for distance in DISTANCES), LABEL)
+
+
+def distances_of(lattice: Lattice) -> tuple[int, ...]:
+    """Return the distances that are read on a lattice: on a causal one also from the token before, `NEXT`."""
+    return (*DISTANCES, NEXT) if lattice.causal else DISTANCES
+
+
+def targets_of(distances: Iterable[int]) -> dict[str, int]:
+    """Return what is asked by name, with the distance that is read: what comes next, or else the example's class.
+
+    >>> list(targets_of((0, 2))), list(targets_of((0, NEXT)))
+    (['itself', 'distance 2', 'class'], ['itself', 'next'])
+    """
+    found = {target_name(distance): distance for distance in distances}
+    return found if target_name(NEXT) in found else found | {LABEL: 0}
 
 
 def patches(pictures: Tensor, side: int) -> Tensor:

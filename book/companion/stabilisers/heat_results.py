@@ -55,7 +55,7 @@ def gained(arm: Arm, found: Records) -> SeedMean:
     """Return what heat while training gains, in nats of the best loss over the rates that both were trained at."""
     usual = found[name_of(arm.modality, arm.depth, STANDARD)]
     kept = [usual["rates"].index(rate) for rate in heated(usual["rates"])]
-    same = usual | {"loss": [[row[at] for at in kept] for row in usual["loss"]]}
+    same = {**usual, "loss": [[row[at] for at in kept] for row in usual["loss"]]}
     return over_seeds([a - b for a, b in zip(best_losses(same), best_losses(found[arm.name]), strict=True)])
 
 

@@ -106,7 +106,9 @@ def law_specs(scale: str) -> list[Spec]:
     short = [one for one in curve if one.budget <= MAIN_BUDGET]
     long = [one for one in curve if one.budget > MAIN_BUDGET]  # the curve's longest last, with the heroes
     seeds = [law(name, t, seed, MAIN_BUDGET) for seed in range(1, SEEDS) for t in TEACHERS for name in ("k3", "k1")]
-    language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k1", "k3")]
+    language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k3", "k1")]
+    # What says whether a failure on language is the budget's: half of it, and the teacher's own architecture.
+    language += [law("k3", LANGUAGE, 0, MAIN_BUDGET // 2), law("blocks", LANGUAGE, 0, MAIN_BUDGET)]
     every = range(SEEDS if scale == "full" else 1)
     names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
     names += ("k1-forced", "k3-rolled")

@@ -21,9 +21,9 @@ SEEDS = 3
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def teacher_names() -> list[str]:
-    """Return the teachers that are studied, by seed."""
-    return [f"{teacher}-seed{seed}" for seed in range(SEEDS) for teacher in TEACHERS]
+def teacher_names(kind: Any = None) -> list[str]:
+    """Return the teachers that are studied, by seed: by every kind of job, or by one (its `subjects`)."""
+    return [f"{teacher}-seed{seed}" for seed in range(SEEDS) for teacher in getattr(kind, "subjects", TEACHERS)]
 
 
 def other_seed(teacher: str, step: int = 1) -> str:
@@ -43,16 +43,17 @@ def jobs_of(kinds: Iterable[Callable[[str], Job]], run: Run, only: str = "*") ->
 
     def known(kind: Callable[[str], Job]) -> list[str]:
         families = (candidates.LAWS["three laws"], *getattr(kind, "needs", ()))
-        there = {(name, f): candidates.equation_name(name, f) for name in teacher_names() for f in families}
+        names = teacher_names(kind)
+        there = {(name, f): candidates.equation_name(name, f) for name in names for f in families}
         missing = {name for (name, _), file in there.items() if candidates.weights_there(file, run) is None}
-        return [name for name in teacher_names() if name not in missing]
+        return [name for name in names if name not in missing]
 
     return [job for kind in kinds for job in map(kind, known(kind)) if fits(job.name, only.split(","))]
 
 
 def names_of(kinds: Iterable[Callable[[str], Job]]) -> list[str]:
     """Return the names of all jobs, whether their laws are there or not."""
-    return [kind(name).name for kind in kinds for name in teacher_names()]
+    return [kind(name).name for kind in kinds for name in teacher_names(kind)]
 
 
 def weight_digests(teachers: Iterable[str], equations: Iterable[str], run: Run) -> dict[str, str | None]:

@@ -120,6 +120,31 @@ def test_codes_of_texts_are_frequent_pieces_of_the_calibration_reviews():
         assert int(tokens["heldout"][which.examples[row], which.readers[0][row]]) == pieces[code]
 
 
+def test_a_model_of_language_is_asked_what_comes_next():
+    tokens = torch.randint(3, 5, (60, 7), generator=torch.Generator().manual_seed(1))
+
+    def inputs(split, count):
+        return {"inputs": tokens, "mask": tokens > 0}, torch.zeros(60, dtype=torch.long)
+
+    lattice = Chain(7, causal=True)
+    one = SimpleNamespace(teacher=SimpleNamespace(inputs=inputs, lattice=lattice), inputs=inputs("heldout", None)[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked, "DISTANCES", (0, 1))
+        patch.setattr(asked.frequent_pieces, "__defaults__", (2,))
+        which, _, pieces = content.chosen_targets(one, 60, 3)
+    assert set(which.readers) == {0, 1, asked.NEXT}
+    assert torch.equal(which.readers[asked.NEXT], which.readers[0] - 1), "the token before is to tell it"
+    assert torch.equal(which.readers[1], which.readers[0] + 1), "the token behind has seen it"
+    known = {code: piece for code, piece in enumerate(pieces)}
+    noise = torch.Generator().manual_seed(2)
+    states = {d: torch.randn(2, len(which), 1, generator=noise) for d in which.readers}
+    for row in range(len(which)):  # the state before holds what comes next, all others nothing
+        states[asked.NEXT][:, row, 0] = float(known[int(which.codes[row])])
+    found = content.curve(states, which, torch.zeros(len(which), dtype=torch.long))
+    assert list(found) == ["itself", "distance 1", "next"]
+    assert found["next"][0][1] > 0.5 * found["next"][1] and found["itself"][0][1] < 0.1
+
+
 def test_the_solver_is_held_against_the_converged_solution(patch):
     small = Tiny(teacher(0), 3)
     error = content.solver_error(small)
@@ -148,7 +173,11 @@ def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
     assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges", "retrieval")]
     assert jobs.token_jobs(run, "information-flow-*-image-*") == []
     names = jobs.token_names()
-    assert len(names) == len(set(names)) == 30
+    assert len(names) == len(set(names)) == 36
+    causal = [name for name in names if "text-causal" in name]
+    assert causal == [
+        f"information-flow-{part}-text-causal-seed{s}" for part in ("content", "budget") for s in range(3)
+    ]
 
 
 def test_networks_are_for_the_first_seed_alone(tmp_path, monkeypatch):
