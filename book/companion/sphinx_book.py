@@ -43,7 +43,7 @@ def claims_table() -> str:
     ]
     for claim in register():
         nulls = claim.null_verdicts(records)
-        alone = "; ".join(f"on {setting}: *{found}*" for setting, found in nulls.items()) or "–"
+        alone = "; ".join(f"{_setting(setting)}: *{found}*" for setting, found in nulls.items()) or "–"
         verdict = claim.verdict(records)
         shown = f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
         measured = "<br>".join(
@@ -53,6 +53,11 @@ def claims_table() -> str:
         )
         lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {measured or '–'} | {shown} | {alone} |")
     return "\n".join([*lines, ":::"])
+
+
+def _setting(name: str) -> str:
+    """Return where a null stands: on some models, or (of a name with a colon) in which reading."""
+    return name.replace(": ", ", ") if ": " in name else f"on {name}"
 
 
 def _number(modality: str, entry: dict) -> str:
