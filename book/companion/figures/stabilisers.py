@@ -80,20 +80,22 @@ def network_label(name: str) -> str:
     return f"{words[residual]}, {NORM_LABELS[norm]}"
 
 
-def edges(axes: Axes, found: Mapping[str, Mapping[int, tuple[float, float, float]]], top: float) -> None:
-    """Draw a rate against depth, a line for each normalisation (as in `NORM_LOOKS`), (mean, low, high) by depth.
+def edges(
+    axes: Axes, found: Mapping[str, Mapping[int, tuple[float, float, float]]], depths: Sequence[int], top: float
+) -> None:
+    """Draw a rate against the depths, a line for each normalisation (as in `NORM_LOOKS`), (mean, low, high) by depth.
 
-    Lines are set side by side, since many lie on one another; `top` is the largest rate of the grid.
+    Lines are set side by side, since many lie on one another; what is missing has no such rate. `top` is the largest
+    rate of the grid.
     """
     for place, (name, by_depth) in enumerate(found.items()):
-        depths = sorted(by_depth)
-        mean, low, high = np.array([by_depth[depth] for depth in depths]).T
-        shifted = np.array(depths) * 1.025 ** (place - (len(found) - 1) / 2)
+        own = sorted(by_depth)
+        mean, low, high = np.array([by_depth[depth] for depth in own]).T
+        shifted = np.array(own) * 1.025 ** (place - (len(found) - 1) / 2)
         axes.errorbar(shifted, mean, np.maximum((mean - low, high - mean), 0), **NORM_LOOKS[name])
     axes.axhline(top, color="0.5", linewidth=0.8, linestyle=":")
-    every = sorted({depth for by_depth in found.values() for depth in by_depth})
-    axes.set(xscale="log", yscale="log", xlim=(every[0] / 1.3, every[-1] * 1.3))
-    axes.set_xticks(every, [str(depth) for depth in every])
+    axes.set(xscale="log", yscale="log", xlim=(depths[0] / 1.3, depths[-1] * 1.3))
+    axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
 

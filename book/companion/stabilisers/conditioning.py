@@ -15,16 +15,13 @@ beginning, by parameters that training may change:
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pdelens.models import Attention, Configuration
 from pdelens.pde.checkpoints import generator_for
-
-if TYPE_CHECKING:
-    from .switches import Switched, SwitchedBlock
 
 # Where the streams of a seed begin that layers are conditioned from; the first ones are its batches'.
 _CONDITIONED = 1_000_000
@@ -63,8 +60,8 @@ class SelfBiased(Attention):
 
 
 @torch.no_grad()
-def condition(model: "Switched", seed: int) -> None:
-    """Begin a network without residual connections as the module says, for gelu; its layers are `SelfBiased`."""
+def condition(model: Any, seed: int) -> None:
+    """Begin a network (`Switched`) without residual connections as the module says, for gelu; it is `SelfBiased`."""
     u = model.embedding(_drawn(model.configuration, seed))
     size = u.square().mean()
     for number, block in enumerate(model.layers):
@@ -74,7 +71,7 @@ def condition(model: "Switched", seed: int) -> None:
             u = block.half(u, *part)
 
 
-def _near_identity(block: "SwitchedBlock", random: torch.Generator) -> None:
+def _near_identity(block: Any, random: torch.Generator) -> None:
     """Let values and projection, and the feed-forward part's two matrices, undo each other; no biases."""
     attention, (first, last) = block.attention, block.linear
     width = attention.project.in_features

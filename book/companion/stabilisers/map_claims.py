@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..jobs import Run
 from ..seeds import SeedMean
 from .map_results import Help, Records, Without, best_losses, counterexample, helped, lowest, stable_rates, working_rate
 from .switches import NORMALISATIONS, RESIDUALS
-from .training_map import SHAPES, SIZES, Arm
+from .training_map import SHAPES, SIZES, Arm, arms
 
 Network = tuple[str, str]
 # The network that everyone trains, and the same without its stabiliser.
@@ -49,6 +51,19 @@ def share_there(found: Records, scale: str = "book") -> float:
         for one in NETWORKS
     ]
     return sum(name in found for name in wanted) / len(wanted)
+
+
+def cells(scale: str) -> int:
+    """Return how many trainings a scale's map has."""
+    return sum(len(arm.plan(scale).cells) for arm in arms(scale))
+
+
+def hours(scale: str, found: Records) -> float:
+    """Return how many hours of one core a scale's map takes, at the pace of the book's networks that are there."""
+    cost = {size: {arm.name: arm.cost(Run(size, Path())) for arm in arms(size)} for size in ("book", scale)}
+    there = [name for name in cost["book"] if name in found]
+    pace = sum(cost["book"][name] for name in there) / sum(found[name]["seconds"] for name in there)
+    return sum(cost[scale].values()) / pace / 3600
 
 
 def without(claim: str, modality: str, depth: int, found: Records, kinds: Mapping[str, Any] = LACKS) -> Without:

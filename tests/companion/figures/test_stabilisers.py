@@ -29,7 +29,7 @@ def test_a_map_has_a_dot_at_each_rows_lowest_loss_and_a_cross_where_cells_diverg
 
 def test_edges_are_lines_with_intervals_beside_one_another(axes):
     found = {"pre": {6: (0.2, 0.1, 0.4), 24: (0.1, 0.1, 0.1)}, "none": {6: (0.05, 0.05, 0.05), 24: (0.02, 0.01, 0.03)}}
-    figures.edges(axes, found, 0.8)
+    figures.edges(axes, found, [6, 24], 0.8)
     one, other = axes.containers
     assert one[0].get_ydata().tolist() == [0.2, 0.1] and other[0].get_ydata().tolist() == [0.05, 0.02]
     assert one[2][0].get_segments()[0][:, 1].tolist() == pytest.approx([0.1, 0.4])
@@ -38,6 +38,11 @@ def test_edges_are_lines_with_intervals_beside_one_another(axes):
     assert axes.get_xscale() == axes.get_yscale() == "log"
     top = next(line for line in axes.lines if line.get_linestyle() == ":")
     assert top.get_ydata()[0] == 0.8
+
+
+def test_where_no_network_works_there_is_no_line(axes):
+    figures.edges(axes, {}, [6, 12], 0.8)
+    assert not axes.containers and axes.get_xlim()[0] < 6 < 12 < axes.get_xlim()[1]
 
 
 def test_gradients_by_depth_are_geometric_means(axes):

@@ -77,3 +77,19 @@ def test_what_the_tables_and_figures_show(found):
     assert stable["pre"] == {6: (pytest.approx(4.0), 4.0, 4.0)} and len(stable) == 6
     working = claims.rates_by_depth("image", "plain", "working", found)
     assert working["none"] == {6: (1.0, 1.0, 1.0)} and set(working) == {"pre", "none"}
+
+
+def test_how_large_a_map_is_and_how_long_it_takes(found):
+    # Five seeds at seven rates of 132 networks; with heat 16 of four rates.
+    assert claims.cells("book") == 5 * (7 * 132 + 4 * 16)
+    timed = {name: one | {"seconds": 72.0} for name, one in found.items()}
+    # Twenty-four networks of six layers in 72 s each; the others cost more by layers, cells and steps.
+
+    def size(scale, arm):
+        plan = arm.plan(scale)
+        return plan.switches.shape.layers * len(plan.cells) * plan.steps
+
+    mine = sum(size("book", arm) for arm in claims.arms("book") if arm.name in found)
+    for scale in ("book", "full"):
+        whole = sum(size(scale, arm) for arm in claims.arms(scale))
+        assert claims.hours(scale, timed) == pytest.approx(24 * 72 / 3600 * whole / mine, rel=0.05)
