@@ -95,7 +95,7 @@ def test_a_cell_lies_where_its_seed_and_rate_are(pictures, tmp_path):
 
 
 # In single precision training amplifies what rounding differs by, the more the larger the rate; in double it can't.
-@pytest.mark.parametrize(("rates", "dtype"), [(RATES[:2], torch.float32), (RATES[2:4], torch.float64)], ids=str)
+@pytest.mark.parametrize(("rates", "dtype"), [(RATES[:2], torch.float32), (RATES[1:3], torch.float64)], ids=str)
 @pytest.mark.parametrize("network", [("plain", "pre"), ("skipless", "none")])
 def test_a_cell_of_the_books_own_size_alone_is_its_cell_in_the_stack(pictures, network, rates, dtype):
     plan = replace(Arm("image", *network, 6).plan("book"), seeds=(0, 3), rates=rates, steps=30)
