@@ -8,8 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..jobs import Run
-from ..seeds import SeedMean
-from .map_results import Help, Records, Without, best_losses, counterexample, helped, lowest, stable_rates, working_rate
+from ..seeds import SeedMean, over_seeds
+from .map_results import (
+    Help,
+    Records,
+    Without,
+    best_losses,
+    counterexample,
+    helped,
+    lowest,
+    stable_rates,
+    within_a_step,
+    working_rate,
+)
 from .switches import NORMALISATIONS, RESIDUALS
 from .training_map import SHAPES, SIZES, Arm, arms
 
@@ -88,6 +99,34 @@ def help_of(claim: str, modality: str, depth: int, found: Records) -> Help:
     """Return what a claim's stabiliser gains the standard network; of "null" what LayerNorm gains over RMSNorm."""
     other = GONE.get(claim, NULL)
     return helped(found[name_of(modality, depth, STANDARD)], found[name_of(modality, depth, other)])
+
+
+def working_gain(claim: str, modality: str, depth: int, found: Records) -> SeedMean:
+    """Return what a claim's stabiliser gains in octaves of the largest rate that works, over seeds that have both.
+
+    The interval is wider by a step of the grid on each side, as that of stable rates is.
+    """
+    level, other = learnt(modality, depth, found), GONE.get(claim, NULL)
+    records = [found[name_of(modality, depth, one)] for one in (STANDARD, other)]
+    pairs = zip(*(working_rate(one, level) for one in records), strict=True)
+    return within_a_step([math.log2(a / b) for a, b in pairs if a and b], records[0]["rates"])
+
+
+def by_chance(claim: str, found: Records, draws: int = 2000) -> float:
+    """Return the share of random groups of networks, as many as lack the stabiliser, that would be called necessary.
+
+    That is: whose best network lies above the best of all, interval and all, at every depth of both modalities.
+    """
+    generator, size = np.random.default_rng(0), sum(map(LACKS[claim], NETWORKS))
+    places = [(modality, depth) for modality in SHAPES for depth in depths(modality, found)]
+    losses = np.array([[best_losses(found[name_of(*place, one)]) for one in NETWORKS] for place in places])
+    means = losses.mean(-1)  # (places, networks)
+    best = np.take_along_axis(losses, means.argmin(1)[:, None, None], 1)
+    above = np.array([[over_seeds(row).low > 0 for row in each] for each in losses - best])
+    groups = [generator.choice(len(NETWORKS), size, replace=False) for _ in range(draws)]
+    # A group's difference is that of its best network.
+    nearest = [group[means[:, group].argmin(1)] for group in groups]
+    return float(np.mean([above[range(len(places)), one].all() for one in nearest]))
 
 
 class Worst(NamedTuple):

@@ -1,7 +1,7 @@
 """What the map of training says: best losses, edges of divergence, sensitivity; necessary, helpful, or neither."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from math import log2
 from pathlib import Path
@@ -166,6 +166,13 @@ def working_rate(record: Mapping[str, Any], level: float) -> list[float | None]:
     ]
 
 
+def within_a_step(octaves: list[float], rates: Sequence[float]) -> SeedMean:
+    """Return a difference of edges over seeds, its interval wider by a step of the grid of rates on each side."""
+    found, step = over_seeds(octaves), log2(rates[1] / rates[0])
+    low, high = found.interval or (found.mean, found.mean)
+    return found._replace(interval=(low - step, high + step)) if octaves else found
+
+
 class Without(NamedTuple):
     """The best network without a stabiliser, and by how much its best losses lie above those of the best of all."""
 
@@ -207,11 +214,8 @@ def helped(with_it: Mapping[str, Any], without: Mapping[str, Any]) -> Help:
     rates = zip(stable_rates(with_it), stable_rates(without), strict=True)
     losses = zip(best_losses(with_it), best_losses(without), strict=True)
     excess = zip(sensitivity(with_it), sensitivity(without), strict=True)
-    octaves, grid = over_seeds([log2(a / b) for a, b in rates]), with_it["rates"]
-    step = log2(grid[1] / grid[0])
-    low, high = octaves.interval or (octaves.mean, octaves.mean)
     return Help(
-        octaves._replace(interval=(low - step, high + step)),
+        within_a_step([log2(a / b) for a, b in rates], with_it["rates"]),
         over_seeds([b - a for a, b in losses]),
         over_seeds([b - a for a, b in excess]),
     )

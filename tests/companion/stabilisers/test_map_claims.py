@@ -52,6 +52,23 @@ def test_help_takes_one_thing_away(found):
     assert claims.help_of("null", "image", 6, found).nats.mean == pytest.approx(1.6 - 0.82)
 
 
+def test_a_working_rate_is_gained_over_seeds_that_have_both(found):
+    better = record((0.80, 0.82, 0.84))
+    better["loss"][1][1] = 0.9  # the second seed works four times further
+    found[claims.name_of("image", 6, claims.STANDARD)] = better
+    gain = claims.working_gain("c8", "image", 6, found)
+    assert gain.seeds == (0, 2, 0)
+    low, high = over_seeds(gain.seeds).interval
+    assert gain.interval == pytest.approx((low - 2, high + 2))
+    assert claims.working_gain("c7", "image", 6, found).seeds == ()  # without a connection nothing works
+
+
+def test_groups_by_chance_are_called_necessary_where_they_lack_the_best(found):
+    # 4 of 24 lack the one best network with a probability of 20 / 24, and then lie above it, interval and all.
+    assert claims.by_chance("c8", found) == pytest.approx(20 / 24, abs=0.03)
+    assert claims.by_chance("c7", found) == pytest.approx(0.5, abs=0.04)
+
+
 def test_a_depth_counts_when_every_network_is_there(found):
     assert claims.depths("image", found) == [6] and claims.depths("text", found) == []
     assert claims.share_there(found) == pytest.approx(24 / 120)
