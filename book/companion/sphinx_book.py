@@ -44,8 +44,9 @@ def claims_table() -> str:
     for claim in register():
         nulls = claim.null_verdicts(records)
         alone = "; ".join(f"{_setting(setting)}: *{found}*" for setting, found in nulls.items()) or "–"
-        verdict = claim.verdict(records)
-        shown = f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
+        # Necessary and helpful are two questions: each has its own answer.
+        each = claim.reading_verdicts(records) if claim.everywhere else {"": claim.verdict(records)}
+        shown = "<br>".join(f"{reading}: " * bool(reading) + _bold(found) for reading, found in each.items())
         measured = "<br>".join(
             f"{reading}: " * bool(reading)
             + "; ".join(_number(modality, records[key]) for modality, key in keys.items() if key in records)
@@ -53,6 +54,10 @@ def claims_table() -> str:
         )
         lines.append(f"| {claim.name} | {claim.statement} | {claim.test} | {measured or '–'} | {shown} | {alone} |")
     return "\n".join([*lines, ":::"])
+
+
+def _bold(verdict: Verdict) -> str:
+    return f"**{verdict}**" if verdict is not Verdict.NOT_YET_TESTED else str(verdict)
 
 
 def _setting(name: str) -> str:

@@ -210,6 +210,7 @@ def test_claims_table_is_computed_from_records():
         assert f"on {setting} models: *{known[f'c1.null.verdict.{setting}']['value']}*" in row
     row = next(line for line in table.splitlines() if line.startswith("| C8 "))
     assert f"RMSNorm, necessary: *{known['stabilisers.c8.verdict.null']['value']}*" in row and "on RMSNorm" not in row
+    assert f"| necessary: **{known['stabilisers.c8.verdict.necessary']['value']}**<br>helpful: " in row
     assert table.count("\n| C") == 10
 
 
