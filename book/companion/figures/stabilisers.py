@@ -106,9 +106,7 @@ def by_depth(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         logs = np.log(values)
         look: dict[str, Any] = {part: NORM_LOOKS[name][part] for part in ("color", "label", "linewidth")}
         axes.plot(range(values.shape[1]), np.exp(logs.mean(0)), **look)
-        axes.fill_between(
-            range(values.shape[1]), values.min(0), values.max(0), color=look["color"], alpha=0.12, linewidth=0
-        )
+        _range(axes, range(values.shape[1]), values, look["color"])
     axes.set(yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -123,9 +121,7 @@ def heat_costs(axes: Axes, curves: Mapping[float, tuple[np.ndarray, np.ndarray]]
         for values, style in zip(both, ("-", "--"), strict=True):
             label = f"{amount:g}" if style == "-" else None
             axes.plot(range(values.shape[1]), values.mean(0), style, color=colour, linewidth=1.5, label=label)
-            axes.fill_between(
-                range(values.shape[1]), values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
-            )
+            _range(axes, range(values.shape[1]), values, colour)
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -133,10 +129,15 @@ def heat_costs(axes: Axes, curves: Mapping[float, tuple[np.ndarray, np.ndarray]]
 def both(axes: Axes, one: np.ndarray, other: np.ndarray, labels: tuple[str, str], first: int = 1) -> None:
     """Draw two sets of curves over depth (seeds, depths), the first depth being `first`; the second is dashed."""
     for values, style, colour, label in zip((one, other), ("-", "--"), ("#0173b2", "0.45"), labels, strict=True):
-        x = np.arange(first, first + values.shape[1])
+        x = range(first, first + values.shape[1])
         axes.plot(x, values.mean(0), style, color=colour, linewidth=1.6, label=label)
-        axes.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        _range(axes, x, values, colour)
     axes.set_ylim(bottom=0)
+
+
+def _range(axes: Axes, x: Sequence[int], values: np.ndarray, colour: Any) -> None:
+    """Shade the range over seeds of values (seeds, depths)."""
+    axes.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
 
 
 def _short(rate: float) -> str:

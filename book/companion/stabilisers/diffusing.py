@@ -47,10 +47,8 @@ class Diffusing(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the amounts, how many examples, and the weights."""
         weights = weight_digests([self.teacher], (), run)
-        return {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN]} | {
-            "disorders": DISORDERS,
-            "weights": weights,
-        }
+        found = {"amounts": AMOUNTS, "examples": COUNTS[run.scale], "exchanged": [EXCHANGED, SEEN]}
+        return found | {"disorders": DISORDERS, "weights": weights}
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return what the largest amount costs at the beginning and at the end."""

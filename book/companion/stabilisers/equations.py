@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.splits import Examples, digest_of, load_splits, shuffled, tokenizer_digest
+from ..data.splits import load_splits, shuffled
 from ..jobs import Job, Run
 from ..surrogates.study import rounded
 from ..teachers.recipes import fits
@@ -20,11 +20,11 @@ from ..teachers.stack import mask_of
 from ..theory.clusters import diameter
 from ..theory.stabilisers import ergodicity
 from .switches import Switched, SwitchedBlock, Switches
-from .training_map import PART, SEEN, SHAPES, SIZES
+from .training_map import LENGTH, PART, SEEN, SHAPES, SIZES, data_identity, first_of
 
 KIND = "equation"
 FORMS, NORMS_KEPT = ("plain", "none"), ("pre", "post", "none")
-# Branches as they are drawn, and so much stronger: training strengthens them.
+# Branches as they are drawn, and so much stronger.
 GAINS = (1.0, 4.0)
 # Steps a layer: the network's own, and two so fine that their difference says what is left of the error.
 STEPS = (1, 32, 64)
@@ -47,8 +47,7 @@ class Equations(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the switches, steps and data."""
         found = {"gains": GAINS, "steps": STEPS, "depth": DEPTH[run.scale], "seeds": SIZES[run.scale]["seeds"]}
-        found["data"] = digest_of(self.modality, SHAPES[self.modality].length, run.folder)
-        return found | ({"tokenizer": tokenizer_digest(run.folder)} if self.modality == "text" else {})
+        return found | data_identity(self.modality, run)
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return how far the finest two step sizes are apart at most."""
@@ -56,8 +55,7 @@ class Equations(Job):
 
     def do(self, run: Run) -> dict[str, Any]:
         """Return what `measured` finds, by `<residual> <norm> <gain>`, each over seeds."""
-        splits = load_splits(self.modality, SHAPES[self.modality].length, run.folder)
-        seen = Examples(*(column[:SEEN] for column in shuffled(splits.followed))).inputs
+        seen = first_of(shuffled(load_splits(self.modality, LENGTH, run.folder).followed), SEEN).inputs
         shape = replace(SHAPES[self.modality], layers=DEPTH[run.scale])
         found: dict[str, Any] = {}
         for form in FORMS:
@@ -96,7 +94,7 @@ def measured(model: Switched, inputs: Tensor) -> dict[str, float | None]:
     model, mask = model.double(), mask_of(model.configuration, inputs)
     paths = {steps: solved(model, inputs, mask, steps) for steps in STEPS}
     first, ends = paths[1][0], {steps: path[-1] for steps, path in paths.items()}
-    real = torch.ones(first.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = _real(first, mask)
 
     def size(u: Tensor) -> Tensor:
         return u.norm(dim=-1).masked_fill(~real, 0.0).amax(1)  # (batch,)
@@ -159,11 +157,16 @@ def collapse_bound(model: Switched, states: list[Tensor], mask: Tensor | None) -
     allowed, left = None if mask is None else mask[:, None, None, :], torch.ones(len(states[0]), dtype=torch.double)
     for block, state in zip(model.layers, states, strict=False):
         maps = block.attention_at(state, allowed)
-        real = torch.ones(state.shape[:2], dtype=torch.bool) if mask is None else mask
-        shares = torch.stack([ergodicity(one[:, there][..., there]) for one, there in zip(maps, real, strict=True)])
+        each = zip(maps, _real(state, mask), strict=True)
+        shares = torch.stack([ergodicity(one[:, there][..., there]) for one, there in each])
         first, last = block.linear
         left = left * (shares * torch.tensor(_head_norms(block))).sum(-1) * _SLOPE * _norm(first) * _norm(last)
     return left
+
+
+def _real(u: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which tokens of a state are real, (batch, tokens)."""
+    return torch.ones(u.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
 def _branch_bounds(block: SwitchedBlock) -> list[tuple[float, float]]:

@@ -1,6 +1,5 @@
 """What heat does to finished teachers and to networks that train with it, beside heat among strangers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +7,11 @@ import numpy as np
 from ..seeds import SeedMean, over_seeds
 from ..surrogates.study import of_teacher
 from . import diffusing
-from .map_claims import STANDARD, name_of
+from .map_claims import name_of
 from .map_results import Records, best_losses, records
-from .training_map import PART, Arm, heat_arms, heated
+from .training_map import PART, STANDARD, Arm, heat_arms, heated
 
-TEACHERS = {"image": "image-patch4", "text": "text-classifier"}
+TEACHERS: dict[str, str] = dict(zip(("image", "text"), diffusing.TEACHERS, strict=True))
 
 
 def teachers(modality: str) -> list[Any]:
@@ -60,5 +59,4 @@ def gained(arm: Arm, found: Records) -> SeedMean:
 
 
 def _at(record: dict[str, Any], amount: float) -> int:
-    amounts: Sequence[float] = record["amounts"]
-    return list(amounts).index(amount)
+    return record["amounts"].index(amount)

@@ -22,11 +22,10 @@ from .map_results import (
     working_rate,
 )
 from .switches import NORMALISATIONS, RESIDUALS
-from .training_map import SHAPES, SIZES, Arm, arms
+from .training_map import SHAPES, SIZES, STANDARD, Arm, arms
 
 Network = tuple[str, str]
-# The network that everyone trains, and the same without its stabiliser.
-STANDARD: Network = ("plain", "pre")
+# The standard network without its stabiliser.
 GONE: dict[str, Network] = {"c7": ("none", "pre"), "c8": ("plain", "none")}
 # A normalisation in the place of another: no stabiliser more, and none less.
 NULL: Network = ("plain", "rms")
@@ -47,20 +46,21 @@ def name_of(modality: str, depth: int, network: Network) -> str:
     return Arm(modality, *network, depth).name
 
 
+def names(modality: str, depth: int, kind: Callable[[Network], bool] = lambda network: True) -> list[str]:
+    """Return the records of all networks of a depth, or of those of a kind."""
+    return [name_of(modality, depth, one) for one in NETWORKS if kind(one)]
+
+
 def depths(modality: str, found: Records, scale: str = "book") -> list[int]:
     """Return the depths at which every network has been trained."""
     known = SIZES[scale]["depths"][modality]
-    return [depth for depth in known if all(name_of(modality, depth, one) in found for one in NETWORKS)]
+    return [depth for depth in known if all(name in found for name in names(modality, depth))]
 
 
 def share_there(found: Records, scale: str = "book") -> float:
     """Return which share of the map's networks have been trained: 1 where it is whole."""
-    wanted = [
-        name_of(modality, depth, one)
-        for modality, own in SIZES[scale]["depths"].items()
-        for depth in own
-        for one in NETWORKS
-    ]
+    places = SIZES[scale]["depths"].items()
+    wanted = [name for modality, own in places for depth in own for name in names(modality, depth)]
     return sum(name in found for name in wanted) / len(wanted)
 
 
@@ -79,20 +79,19 @@ def hours(scale: str, found: Records) -> float:
 
 def without(claim: str, modality: str, depth: int, found: Records, kinds: Mapping[str, Any] = LACKS) -> Without:
     """Return the best network that lacks a claim's stabiliser, beside the best of all, at a depth."""
-    names = {one: name_of(modality, depth, one) for one in NETWORKS}
-    nearest = counterexample([name for one, name in names.items() if kinds[claim](one)], names.values(), found)
+    nearest = counterexample(names(modality, depth, kinds[claim]), names(modality, depth), found)
     assert nearest is not None
     return nearest
 
 
 def best_of_all(modality: str, depth: int, found: Records) -> str:
     """Return the network with the lowest loss of all at a depth."""
-    return lowest([name_of(modality, depth, one) for one in NETWORKS], found)
+    return lowest(names(modality, depth), found)
 
 
 def best_without_either(modality: str, depth: int, found: Records) -> str:
     """Return the best network with neither a residual connection nor a normalisation."""
-    return lowest([name_of(modality, depth, one) for one in NETWORKS if LACKS["c7"](one) and LACKS["c8"](one)], found)
+    return lowest(names(modality, depth, lambda one: LACKS["c7"](one) and LACKS["c8"](one)), found)
 
 
 def help_of(claim: str, modality: str, depth: int, found: Records) -> Help:
@@ -119,7 +118,7 @@ def by_chance(claim: str, found: Records, draws: int = 2000) -> float:
     """
     generator, size = np.random.default_rng(0), sum(map(LACKS[claim], NETWORKS))
     places = [(modality, depth) for modality in SHAPES for depth in depths(modality, found)]
-    losses = np.array([[best_losses(found[name_of(*place, one)]) for one in NETWORKS] for place in places])
+    losses = np.array([[best_losses(found[name]) for name in names(*place)] for place in places])
     means = losses.mean(-1)  # (places, networks)
     best = np.take_along_axis(losses, means.argmin(1)[:, None, None], 1)
     above = np.array([[over_seeds(row).low > 0 for row in each] for each in losses - best])

@@ -155,7 +155,7 @@ def gradient_share(record: Mapping[str, Any]) -> SeedMean:
 def working_rate(record: Mapping[str, Any], level: float) -> list[float | None]:
     """Return each seed's largest rate at which it ends with a held-out loss below a level; None where none does.
 
-    What never learns never diverges: a stable rate says how much a network bears, this one how much is of use.
+    A stable rate says how much a network bears, this one how much is of use.
     """
     return [
         max(

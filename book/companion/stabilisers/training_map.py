@@ -37,8 +37,10 @@ SEEN = 64
 BESIDE: dict[str, dict[str, Any]] = {"clipped": {"clip": 1.0}, "cold": {"warm": False}, "small": {"gain": 0.1}}
 BESIDE_DEPTH = {"smoke": 2, "book": 12, "full": 24}
 BESIDE_NETWORKS = (("plain", "pre"), ("plain", "post"), ("plain", "dyt"), ("plain", "none"))
+# The network that everyone trains.
+STANDARD = ("plain", "pre")
 # Heat while training, on pictures, in the standard network of the least depth: where, how much, on which lattice.
-HEAT, HEAT_NETWORK = "heat", ("plain", "pre")
+HEAT = "heat"
 HEAT_AMOUNTS, HEAT_LATTICES = (0.3, 3.0), ("lattice", "disorder")
 
 
@@ -79,8 +81,7 @@ class Arm(Job):
     def identity(self, run: Run) -> dict[str, Any]:
         """Return the plan, what it is measured on, and the data."""
         found = {"plan": asdict(self.plan(run.scale)), "held": SIZES[run.scale]["held"], "seen": SEEN}
-        found["data"] = digest_of(self.modality, LENGTH, run.folder)
-        return found | ({"tokenizer": tokenizer_digest(run.folder)} if self.modality == "text" else {})
+        return found | data_identity(self.modality, run)
 
     def cost(self, run: Run) -> float:
         """Return its floating-point operations, forward."""
@@ -97,7 +98,7 @@ class Arm(Job):
     def do(self, run: Run) -> dict[str, Any] | None:
         """Train the stack, and measure its cells; None where time was up first."""
         splits = load_splits(self.modality, LENGTH, run.folder)
-        held = Examples(*(column[: SIZES[run.scale]["held"]] for column in shuffled(splits.followed)))
+        held = first_of(shuffled(splits.followed), SIZES[run.scale]["held"])
         plan, checkpoint = self.plan(run.scale), run.folder / f"{self.name}.checkpoint.safetensors"
         found = train(plan, splits.train, checkpoint, device=run.device, stop=lambda: run.late)
         if found is None:
@@ -111,6 +112,17 @@ class Arm(Job):
         return rounded(record)
 
 
+def data_identity(modality: str, run: Run) -> dict[str, Any]:
+    """Return what the data of a modality are, as a job's identity holds it."""
+    found = {"data": digest_of(modality, LENGTH, run.folder)}
+    return found | ({"tokenizer": tokenizer_digest(run.folder)} if modality == "text" else {})
+
+
+def first_of(examples: Examples, count: int) -> Examples:
+    """Return the first so many examples."""
+    return Examples(*(column[:count] for column in examples))
+
+
 def measured(batch: Batch, held: Examples, diverged: Sequence[int | None]) -> dict[str, Any]:
     """Return what became of a stack's cells, each [seed][rate], None where the cell diverged.
 
@@ -118,7 +130,7 @@ def measured(batch: Batch, held: Examples, diverged: Sequence[int | None]) -> di
     at its beginning `begun`: loss, states, and the gradients' norms by depth.
     """
     plan = batch.plan
-    seen = Examples(*(column[:SEEN] for column in held))
+    seen = first_of(held, SEEN)
     begun = []
     for seed in plan.seeds:
         model = Switched(plan.switches, seed).eval()
@@ -172,7 +184,7 @@ def heat_arms(scale: str) -> list[Arm]:
     """Return the networks that are trained with heat in them."""
     depth = min(SIZES[scale]["depths"]["image"])
     return [
-        Arm("image", *HEAT_NETWORK, depth, f"{HEAT}-{place}-{amount}-{lattice}")
+        Arm("image", *STANDARD, depth, f"{HEAT}-{place}-{amount}-{lattice}")
         for place in ("0", BEFORE, AFTER, f"{depth}")
         for amount in HEAT_AMOUNTS
         for lattice in HEAT_LATTICES

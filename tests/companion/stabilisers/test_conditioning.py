@@ -41,7 +41,7 @@ def test_a_token_keeps_a_share_of_itself_that_depth_does_not_use_up(layers):
     attention = SelfBiased(Configuration(width=16, heads=2, layers=layers, patch=7))
     with torch.no_grad():
         attention.queries_keys_values.weight.zero_(), attention.queries_keys_values.bias.zero_()
-    maps = attention.weights(torch.randn(1, 16, 16), None)
+    maps = attention.weights(torch.randn(1, 16, 16), None).detach()
     kept = (maps.diagonal(dim1=-2, dim2=-1) - maps[..., 0, 1:2]).mean() ** layers
     assert torch.allclose(maps.diagonal(dim1=-2, dim2=-1), torch.tensor(1 - 1 / (2 * layers)), atol=1e-5)
     assert 0.5 < float(kept) < math.exp(-0.5)

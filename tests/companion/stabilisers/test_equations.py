@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 
 from companion.jobs import Run
-from companion.stabilisers import equations
+from companion.stabilisers import equations, training_map
 from companion.stabilisers.switches import NORMALISATIONS, Switched, Switches
 from pdelens.models import Configuration
 
@@ -82,7 +82,7 @@ def test_tokens_come_no_nearer_than_the_bound_allows_and_not_beyond():
 def test_a_job_measures_every_set_of_switches(monkeypatch, tmp_path):
     monkeypatch.setattr(equations, "load_splits", lambda *_: type("S", (), {"followed": (PICTURES, PICTURES[:, 0, 0])}))
     monkeypatch.setattr(equations, "shuffled", lambda columns: columns)
-    monkeypatch.setattr(equations, "digest_of", lambda *_: "pictures")
+    monkeypatch.setattr(training_map, "digest_of", lambda *_: "pictures")
     job, run = equations.Equations("image"), Run("smoke", tmp_path)
     record = job.do(run)
     job.keep(run, record)
