@@ -21,6 +21,11 @@ NORM_LABELS = {
     "derf": "dynamic erf",
     "none": "no norm",
 }
+SWITCH_LABELS = {
+    "clipped": "gradients clipped to length 1",
+    "cold": "no warm-up",
+    "small": "branches begin ten times smaller",
+}
 COLOURS = "viridis"
 _LINE: dict[str, Any] = {"markersize": 4, "capsize": 2, "linewidth": 1.3}
 NORM_LOOKS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from .map_results import (
     working_rate,
 )
 from .switches import NORMALISATIONS, RESIDUALS
-from .training_map import SHAPES, SIZES, STANDARD, Arm, arms
+from .training_map import BESIDE_DEPTH, SHAPES, SIZES, STANDARD, Arm, arms
 
 Network = tuple[str, str]
 # The standard network without its stabiliser.
@@ -98,6 +98,11 @@ def help_of(claim: str, modality: str, depth: int, found: Records) -> Help:
     """Return what a claim's stabiliser gains the standard network; of "null" what LayerNorm gains over RMSNorm."""
     other = GONE.get(claim, NULL)
     return helped(found[name_of(modality, depth, STANDARD)], found[name_of(modality, depth, other)])
+
+
+def beside(network: Network, switch: str, found: Records, scale: str = "book") -> Help:
+    """Return what a network on pictures gains by a switch of `BESIDE` over the same network without it."""
+    return helped(*(found[Arm("image", *network, BESIDE_DEPTH[scale], one).name] for one in (switch, "")))
 
 
 def working_gain(claim: str, modality: str, depth: int, found: Records) -> SeedMean:

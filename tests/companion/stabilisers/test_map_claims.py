@@ -52,6 +52,16 @@ def test_help_takes_one_thing_away(found):
     assert claims.help_of("null", "image", 6, found).nats.mean == pytest.approx(1.6 - 0.82)
 
 
+def test_a_switch_beside_is_compared_with_the_same_network_without_it():
+    network = ("plain", "none")
+    usual, switched, other = record((0.80, 0.82)), record((0.70, 0.75)), record((9.0, 9.0))
+    switched["diverged"] = [[None, None, None], [None, None, 7]]
+    found = {claims.Arm("image", *network, depth).name: one for depth, one in ((12, usual), (6, other))}
+    found[claims.Arm("image", *network, 12, "clipped").name] = switched
+    gains = claims.beside(network, "clipped", found)
+    assert gains.nats.seeds == pytest.approx((0.10, 0.07)) and gains.octaves.seeds == (2, 0)
+
+
 def test_a_working_rate_is_gained_over_seeds_that_have_both(found):
     better = record((0.80, 0.82, 0.84))
     better["loss"][1][1] = 0.9  # the second seed works four times further
