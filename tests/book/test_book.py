@@ -128,6 +128,10 @@ def test_readme_says_what_was_recorded():
         "gradients.text.input.mean-of-its-class.cosine": "and {:.2f}; examples that",
         "perturbations.image.rank.natural.three-laws": "rank correlation {:.2f} and",
         "perturbations.text.rank.natural.three-laws": "and {:.2f}. What tokens know",
+        "stabilisers.mapped": "Over {:.0f} networks,",
+        "stabilisers.lead.image.24": "leads the best with one by {:.2f} nats",
+        "stabilisers.c7.necessary.image": "a connection loses {:.2f} to the best of all",
+        "stabilisers.help.c8.image.6.octaves": "learning rate: {:.0f} octaves of it",
     }.items():
         said.append(text.format(known[key]["value"]))
         assert said[-1] in readme, key
@@ -146,6 +150,7 @@ def test_readme_says_what_was_recorded():
             *covered
         )
     )
+    said.append(f"is {-known['stabilisers.neither.image.24']['value']:.2f} ahead of the standard network")
     gained = known["laws.image.k3.cosine.gained"]["value"]
     said.append(f"still gained {100 * gained:.0f} % of what three laws miss on images")
     verdict = register()[0].reading_verdicts(known)["converged"]

@@ -35,6 +35,12 @@ def costs(modality: str, amount: float, part: str = "loss") -> np.ndarray:
     return np.array([cost(modality, place, amount, part).seeds for place in places(modality)]).T
 
 
+def of_strangers(modality: str, place: str, amount: float) -> SeedMean:
+    """Return how much more heat among strangers raises a teacher's held-out loss than on the lattice, over seeds."""
+    at, found = _at(teachers(modality)[0], amount), teachers(modality)
+    return over_seeds([one["disordered"][place][at] - one["loss"][place][at] for one in found])
+
+
 def dose(modality: str, place: str, amount: float, part: str = "moved") -> SeedMean:
     """Return how far heat moves the state at a depth, over its size (`part` "moved disordered": among strangers)."""
     return over_seeds([one[part][place][_at(one, amount)] for one in teachers(modality)])

@@ -89,6 +89,11 @@ def best_of_all(modality: str, depth: int, found: Records) -> str:
     return lowest(names(modality, depth), found)
 
 
+def best_with_a_norm(modality: str, depth: int, found: Records) -> str:
+    """Return the best network with a normalisation of whatever kind."""
+    return lowest(names(modality, depth, lambda one: not LACKS["c8"](one)), found)
+
+
 def best_without_either(modality: str, depth: int, found: Records) -> str:
     """Return the best network with neither a residual connection nor a normalisation."""
     return lowest(names(modality, depth, lambda one: LACKS["c7"](one) and LACKS["c8"](one)), found)
@@ -133,6 +138,12 @@ def by_chance(claim: str, found: Records, draws: int = 2000) -> float:
     return float(np.mean([above[range(len(places)), one].all() for one in nearest]))
 
 
+def lead(name: str, other: str, found: Records) -> SeedMean:
+    """Return by how much a network's best losses lie below another's, nats, seed by seed: negative where it loses."""
+    both = zip(best_losses(found[name]), best_losses(found[other]), strict=True)
+    return over_seeds([theirs - own for own, theirs in both])
+
+
 class Worst(NamedTuple):
     """The depth at which a number's bad end is lowest, and the number there."""
 
@@ -159,6 +170,7 @@ def shown(modality: str, depth: int, found: Records) -> dict[str, str]:
         "best": best_of_all(modality, depth, found),
         "no connection": without("c7", modality, depth, found).arm,
         "no norm": without("c8", modality, depth, found).arm,
+        "norm": best_with_a_norm(modality, depth, found),
         "neither": best_without_either(modality, depth, found),
     }
 

@@ -31,6 +31,7 @@ def test_costs_are_beside_each_teachers_own_loss(finished):
     assert heat.places("image") == ["0", "1"]
     assert heat.cost("image", "0", 3.0).seeds == pytest.approx((0.2, 0.4))
     assert heat.cost("image", "0", 3.0, "disordered").seeds == pytest.approx((0.8, 1.3))
+    assert heat.of_strangers("image", "0", 3.0).seeds == pytest.approx((0.6, 0.9))
     assert heat.costs("image", 3.0).tolist() == [pytest.approx([0.2, -0.01]), pytest.approx([0.4, -0.01])]
     assert heat.dose("text", "1", 0.3).seeds == (0.2,)
     assert heat.dose("image", "0", 0.3, "moved disordered").mean == pytest.approx(0.3)

@@ -44,6 +44,10 @@ def test_networks_without_a_stabiliser(found):
     assert claims.without("c8", "image", 6, found, claims.ODD).difference.mean == pytest.approx(1.6 - 0.71)
     assert claims.best_of_all("image", 6, found).endswith("plain-none-6")
     assert claims.best_without_either("image", 6, found).endswith("skipless-none-6")
+    assert claims.best_with_a_norm("image", 6, found).endswith("plain-pre-6")
+    bare, behind = (claims.name_of("image", 6, ("plain", norm)) for norm in ("none", "pre"))
+    assert claims.lead(bare, behind, found).seeds == pytest.approx((0.1, 0.11, 0.12))
+    assert claims.lead(behind, bare, found).seeds == pytest.approx((-0.1, -0.11, -0.12))
 
 
 def test_help_takes_one_thing_away(found):
