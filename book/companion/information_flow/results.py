@@ -133,14 +133,19 @@ def within(teacher: str, name: str) -> float:
     return float(np.mean(inside))
 
 
-def retrieval(teacher: str, level: float) -> dict[str, Any]:
-    """Return the first seed's bounds with noise of this level in every layer (`retrieval.measure`).
+def retrieval(teacher: str, level: float, part: str, depth: int = 1) -> SeedMean:
+    """Return what was found with noise of this level in every layer, over seeds (`retrieval.measure`).
 
-    `bounds`, `label` and `processed` by depth from 1; `accuracy`, `clean` and the critics' `ceiling`.
+    `part` is "bounds", "label" or "processed" at a depth from 1, "accuracy", or, where no noise enters, "clean".
     """
-    found, place = records_of(RETRIEVAL, teacher)[0], LEVELS.index(level)
-    by_level = ("bounds", "label", "processed", "accuracy")
-    return {name: value[place] if name in by_level else value for name, value in found.items()}
+    place = LEVELS.index(level)
+
+    def read(record: Mapping[str, Any]) -> float:
+        if part == "clean":
+            return record[part]
+        return record[part][place] if part == "accuracy" else record[part][place][depth - 1]
+
+    return over(RETRIEVAL, teacher, read)
 
 
 def pretrained(model: str, *, trained: bool = True) -> dict[str, Any]:

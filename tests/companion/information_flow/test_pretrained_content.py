@@ -114,5 +114,5 @@ def test_every_model_has_a_job_and_a_twins(monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "jobs_of", lambda *about: [])
     found = [job.name for job in jobs.token_jobs(Run("book", tmp_path), "information-flow-pretrained-*")]
     assert len(found) == 6 and "information-flow-pretrained-DINOv2-twin" in found
-    assert jobs.token_jobs(Run("smoke", tmp_path)) == []
+    assert jobs.token_jobs(Run("smoke", tmp_path), "information-flow-pretrained-*") == []
     assert "2.000 nats at depth 0, 1.500" in PretrainedContent("MiniLM", True).line({"curves": {"itself": [2.0, 1.5]}})

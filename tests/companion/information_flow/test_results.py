@@ -36,7 +36,8 @@ def known(monkeypatch):
     budget = {"curves": {HALF: flat(1.2, 2.05), RELEARNT: flat(1, 2.1)}}
     kinds = {"content": rows, "edges": {"image-patch4-seed0": edges}, "budget": {"image-patch4-seed0": budget}}
     bounds = {"bounds": [[9, 9], [3.0, 2.0], [1, 1]], "accuracy": [0.9, 0.8, 0.7], "clean": 0.95, "ceiling": 5.5}
-    kinds["retrieval"] = {"image-patch4-seed0": bounds}
+    more = bounds | {"bounds": [[9, 9], [3.5, 2.2], [1, 1]], "accuracy": [0.9, 0.6, 0.7], "clean": 0.93}
+    kinds["retrieval"] = {"image-patch4-seed1": more, "image-patch4-seed0": bounds}
     kinds["pretrained"] = {"MiniLM": {"rows": 1}, "MiniLM-twin": {"rows": 2}}
     monkeypatch.setattr(results, "_committed", lambda: kinds)
 
@@ -65,8 +66,11 @@ def test_a_budget_binds_where_its_last_doubling_gained_much(known):
 
 
 def test_bounds_are_read_at_a_level_of_noise(known):
-    found = results.retrieval("image-patch4", 1.0)
-    assert found == {"bounds": [3, 2], "accuracy": 0.8, "clean": 0.95, "ceiling": 5.5}
+    assert results.retrieval("image-patch4", 1.0, "bounds").seeds == (3, 3.5)
+    assert results.retrieval("image-patch4", 1.0, "bounds", 2).seeds == (2, 2.2)
+    assert results.retrieval("image-patch4", 3.0, "bounds", 2).seeds == (1, 1)
+    assert results.retrieval("image-patch4", 1.0, "accuracy").seeds == (0.8, 0.6)
+    assert results.retrieval("image-patch4", 1.0, "clean").seeds == (0.95, 0.93)
 
 
 def test_pretrained_models_have_twins(known):
