@@ -8,7 +8,7 @@ from ..seeds import SeedMean, over_seeds
 from ..surrogates.study import of_teacher
 from . import diffusing
 from .map_claims import name_of
-from .map_results import Records, best_losses, records
+from .map_results import Records, lead, records
 from .training_map import PART, STANDARD, Arm, heat_arms, heated
 
 TEACHERS: dict[str, str] = dict(zip(("image", "text"), diffusing.TEACHERS, strict=True))
@@ -37,8 +37,8 @@ def costs(modality: str, amount: float, part: str = "loss") -> np.ndarray:
 
 def of_strangers(modality: str, place: str, amount: float) -> SeedMean:
     """Return how much more heat among strangers raises a teacher's held-out loss than on the lattice, over seeds."""
-    at, found = _at(teachers(modality)[0], amount), teachers(modality)
-    return over_seeds([one["disordered"][place][at] - one["loss"][place][at] for one in found])
+    both = (cost(modality, place, amount, part).seeds for part in ("disordered", "loss"))
+    return over_seeds([strangers - neighbours for strangers, neighbours in zip(*both, strict=True)])
 
 
 def dose(modality: str, place: str, amount: float, part: str = "moved") -> SeedMean:
@@ -61,7 +61,7 @@ def gained(arm: Arm, found: Records) -> SeedMean:
     usual = found[name_of(arm.modality, arm.depth, STANDARD)]
     kept = [usual["rates"].index(rate) for rate in heated(usual["rates"])]
     same = {**usual, "loss": [[row[at] for at in kept] for row in usual["loss"]]}
-    return over_seeds([a - b for a, b in zip(best_losses(same), best_losses(found[arm.name]), strict=True)])
+    return lead(found[arm.name], same)
 
 
 def _at(record: dict[str, Any], amount: float) -> int:

@@ -138,12 +138,6 @@ def by_chance(claim: str, found: Records, draws: int = 2000) -> float:
     return float(np.mean([above[range(len(places)), one].all() for one in nearest]))
 
 
-def lead(name: str, other: str, found: Records) -> SeedMean:
-    """Return by how much a network's best losses lie below another's, nats, seed by seed: negative where it loses."""
-    both = zip(best_losses(found[name]), best_losses(found[other]), strict=True)
-    return over_seeds([theirs - own for own, theirs in both])
-
-
 class Worst(NamedTuple):
     """The depth at which a number's bad end is lowest, and the number there."""
 

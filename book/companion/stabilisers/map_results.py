@@ -186,16 +186,22 @@ def counterexample(without: Iterable[str], among: Iterable[str], found: Records)
     Seeds are compared one by one. Where the interval of the differences does not lie above 0, the stabiliser is not
     *necessary*, in these conditions.
     """
-    losses = {name: best_losses(found[name]) for name in {*without, *among} if name in found}
-    if not losses or not (own := [name for name in without if name in losses]):
+    there = {name for name in {*without, *among} if name in found}
+    if not (own := there.intersection(without)):
         return None
-    best, near = lowest(losses, found), lowest(own, found)
-    return Without(near, over_seeds([a - b for a, b in zip(losses[near], losses[best], strict=True)]))
+    near, best = lowest(own, found), lowest(there, found)
+    return Without(near, lead(found[best], found[near]))
 
 
 def lowest(names: Iterable[str], found: Records) -> str:
     """Return the network whose mean best loss is the lowest."""
     return min(names, key=lambda name: (np.mean(best_losses(found[name])), name))
+
+
+def lead(record: Mapping[str, Any], other: Mapping[str, Any]) -> SeedMean:
+    """Return by how much a network's best losses lie below another's, nats, seed by seed: negative where it loses."""
+    both = zip(best_losses(record), best_losses(other), strict=True)
+    return over_seeds([theirs - own for own, theirs in both])
 
 
 class Help(NamedTuple):
@@ -212,10 +218,9 @@ def helped(with_it: Mapping[str, Any], without: Mapping[str, Any]) -> Help:
     An edge is known to a step of the grid only: the interval of octaves is wider by one on each side.
     """
     rates = zip(stable_rates(with_it), stable_rates(without), strict=True)
-    losses = zip(best_losses(with_it), best_losses(without), strict=True)
     excess = zip(sensitivity(with_it), sensitivity(without), strict=True)
     return Help(
         within_a_step([log2(a / b) for a, b in rates], with_it["rates"]),
-        over_seeds([b - a for a, b in losses]),
+        lead(with_it, without),
         over_seeds([b - a for a, b in excess]),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from companion.seeds import over_seeds
 from companion.stabilisers import map_claims as claims
+from companion.stabilisers.map_results import lead
 
 
 def record(losses, rates=(1.0, 4.0, 16.0), begun=2.3):
@@ -46,8 +47,8 @@ def test_networks_without_a_stabiliser(found):
     assert claims.best_without_either("image", 6, found).endswith("skipless-none-6")
     assert claims.best_with_a_norm("image", 6, found).endswith("plain-pre-6")
     bare, behind = (claims.name_of("image", 6, ("plain", norm)) for norm in ("none", "pre"))
-    assert claims.lead(bare, behind, found).seeds == pytest.approx((0.1, 0.11, 0.12))
-    assert claims.lead(behind, bare, found).seeds == pytest.approx((-0.1, -0.11, -0.12))
+    assert lead(found[bare], found[behind]).seeds == pytest.approx((0.1, 0.11, 0.12))
+    assert lead(found[behind], found[bare]).seeds == pytest.approx((-0.1, -0.11, -0.12))
 
 
 def test_help_takes_one_thing_away(found):
