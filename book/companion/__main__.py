@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .paths import SCALES, DataError
@@ -71,7 +73,7 @@ def _train(programs) -> None:
 
 def _run_train(given) -> None:
     from .jobs import run_jobs, run_of
-    from .studies import measured_jobs, trained_jobs
+    from .studies import measured_jobs, measured_names, trained_jobs
     from .surrogates.sweep import sweep_jobs
     from .teachers.comparisons import comparison_jobs
     from .teachers.recipes import fits
@@ -80,17 +82,38 @@ def _run_train(given) -> None:
 
     if not _names(given.scale, given.only):
         raise ValueError(f"nothing is called {given.only!r}: `python -m companion list` shows what there is.")
+    patterns = given.only.split(",")
+    measurable = [name for name in measured_names(given.scale) if fits(name, patterns)]
     run = run_of(given.scale, given.device, given.minutes)
     how = {"workers": given.workers, "executor": given.executor, "settings": _settings(given.slurm)}
     # What comes after reads the teachers.
-    if run_jobs(train_jobs(run, given.only, given.seeds, given.stack), run, **how):
-        beside = [job for job in (StackingCost(),) if fits(job.name, given.only.split(","))]
+    taught = train_jobs(run, given.only, given.seeds, given.stack)
+    if run_jobs(taught, run, **how):
+        beside = [job for job in (StackingCost(),) if fits(job.name, patterns)]
         calibrated = [*comparison_jobs(run, given.only), *beside, *sweep_jobs(run, given.only, given.missing)]
         # What is measured of the equations comes after them.
-        if run_jobs(calibrated, run, **how) and (measured := measured_jobs(run, given.only)):
+        measured = measured_jobs(run, given.only) if run_jobs(calibrated, run, **how) else None
+        if measured:
             run_jobs(measured, run, **how)
-        if trained := trained_jobs(run, given.only, given.missing):
+        trained = trained_jobs(run, given.only, given.missing)
+        if trained:
             run_jobs(trained, run, **how)
+        if measured is not None:
+            left = [name for name in measurable if name not in {job.name for job in measured}]
+            _say_waiting(left, run.folder, done=bool(taught or calibrated or measured or trained))
+
+
+def _say_waiting(left: Sequence[str], folder: Path, *, done: bool) -> None:
+    """Say what was left, since weights that it reads are not there; where nothing was done, that is an error."""
+    from .paths import say
+
+    if left:
+        others = f" and {len(left) - 1} more" * (len(left) > 1)
+        sentence = f"{left[0]}{others} cannot be measured yet: their teachers or equations are not in {folder}."
+        sentence += " Train those first, by names that `python -m companion list` shows."
+        if not done:
+            raise ValueError(sentence)
+        say(sentence)
 
 
 def _settings(text: str) -> dict[str, Any]:

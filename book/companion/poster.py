@@ -5,7 +5,7 @@ import json
 
 from .paths import replace_bytes, root
 
-CHAPTER, FIGURE = "10-is-it-a-pde", "fig-pde-refinement"
+CHAPTER, FIGURE = "09-laws", "fig-la-curves"
 FILE = "book/poster.png"
 
 

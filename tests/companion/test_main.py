@@ -141,6 +141,29 @@ def test_what_reads_equations_waits_for_them(handed, monkeypatch):
     assert [name for names in made for name in names] == ["dynamics-flow-one"]
 
 
+def test_what_waits_for_weights_is_named(handed, monkeypatch, capsys, tmp_path):
+    job, asked = SimpleNamespace(name="information-flow-edges-image-patch4-seed0"), []
+    monkeypatch.setattr("companion.studies.measured_jobs", lambda run, only: asked.append(only) or there)
+    there = [job]
+    __main__.main(["train", "--scale", "smoke", "--only", "information-flow-edges-*-seed0"])
+    said = capsys.readouterr().err
+    assert "information-flow-edges-text-classifier-seed0 cannot be measured yet" in said and str(tmp_path) in said
+    there = []
+    with pytest.raises(SystemExit) as ended:
+        __main__.main(["train", "--scale", "smoke", "--only", "information-flow-edges-*-seed0"])
+    assert "information-flow-edges-image-patch4-seed0 and 1 more cannot be measured yet" in str(ended.value)
+    # Where something else was done, or all of it, nothing has failed.
+    __main__.main(["train", "--scale", "smoke", "--only", "baselines,information-flow-edges-image-patch4-seed0"])
+    assert "cannot be measured" in capsys.readouterr().err
+    there = [job]
+    __main__.main(["train", "--scale", "smoke", "--only", job.name])
+    assert capsys.readouterr().err == "" and len(asked) == 4
+    # What fits comes too late where equations failed: they have said so.
+    handed["whole"] = False
+    __main__.main(["train", "--scale", "smoke", "--only", "baselines,information-flow-edges-image-patch4-seed0"])
+    assert capsys.readouterr().err == "" and len(asked) == 4
+
+
 def test_chapters_are_run_or_checked(monkeypatch):
     calls = []
     monkeypatch.setattr("companion.chapters.run_chapters", lambda *given, **how: calls.append((given, how)))

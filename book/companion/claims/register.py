@@ -9,6 +9,8 @@ from .verdicts import Claim
 # solution keeps; and how far the attention of a law and of its twin without diffusion may lie apart, interval and all,
 # for diffusion to be called without effect.
 COSINE, R2, SURVIVES, EQUIVALENT = 0.98, 0.9, 0.95, 0.01
+# Classifiers of images and texts, and a model of language, of which fewer things are measured.
+SUBJECTS = ("image", "text", "language")
 # By how much an equation has to be closer to its own Transformer than every other seed's and every null.
 MARGIN = 0.0
 # Kinds of changes of an input, as the records name them.
@@ -20,9 +22,9 @@ COMPRESSED = 0.0
 STABILISES = 0.0
 
 
-def _of(key: str) -> dict[str, str]:
+def _of(key: str, modalities: tuple[str, ...] = SUBJECTS[:2]) -> dict[str, str]:
     """Return a claim's records by modality."""
-    return {modality: f"{key}.{modality}" for modality in ("image", "text")}
+    return {modality: f"{key}.{modality}" for modality in modalities}
 
 
 def _stabiliser(name: str, unit: str, other: str) -> dict[str, Any]:
@@ -56,7 +58,7 @@ _REGISTER = (
         "and states: one step a layer (what a reader of the abstract would compute; calibrated so), and the converged "
         "solution.",
         bar=COSINE,
-        readings={"one step a layer": _of("laws.c1.one-step"), "converged": _of("laws.c1.converged")},
+        readings={"one step a layer": _of("laws.c1.one-step"), "converged": _of("laws.c1.converged", SUBJECTS)},
         null_keys={"untrained models": _of("c1.null.untrained"), "trained models": _of("c1.null.trained")},
         budget=True,
     ),
@@ -66,8 +68,8 @@ _REGISTER = (
         "Pooled R2 of the states, worst depth, held out, from the embedding alone; the converged solution of one "
         "autonomous equation. The bar, 0.9, is this book's own.",
         bar=R2,
-        readings={"": _of("laws.c2")},
-        null_keys={"trained models": _of("laws.c2.null")},
+        readings={"": _of("laws.c2", SUBJECTS)},
+        null_keys={"trained models": _of("laws.c2.null", SUBJECTS)},
         budget=True,
     ),
     Claim(
@@ -158,13 +160,14 @@ _REGISTER = (
     Claim(
         "C9",
         "Information flows between layers as the theory says.",
-        "What tokens' states tell of the token itself, of others at three distances and of the class, by depth: "
+        "What tokens' states tell of the token itself, of others at three distances and of the class (the next token, "
+        "in a model of language), by depth: "
         "usable information of linear probes, held out. Distance of curves from the Transformer's (nats, mean over "
         "these five and depths 1 to 6): the nearest of all nulls and other seeds' Transformers, less the converged "
         "equation of three laws. The bar, 0, says that the equation is nearer than all of them.",
         bar=0.0,
-        readings={"": _of("tokens.c9")},
-        null_keys={"the nearest null": _of("tokens.c9.null")},
+        readings={"": _of("tokens.c9", SUBJECTS)},
+        null_keys={"the nearest null": _of("tokens.c9.null", SUBJECTS)},
         budget=True,
     ),
 )

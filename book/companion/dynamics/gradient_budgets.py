@@ -26,7 +26,7 @@ class GradientBudget(Job):
     """A loss's gradient by the input, of what says how far a budget binds."""
 
     teacher: str
-    needs = tuple(FAMILIES.values())
+    needs = (candidates.LAWS["three laws"], *FAMILIES.values())
     flush_denormal = True
 
     @property

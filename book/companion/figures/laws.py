@@ -19,6 +19,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "k6": {"color": "#ca9161", "marker": "P"},
     "blocks": {"color": "black", "marker": "D"},
 }
+# Numbers beyond this say no more than that they are large.
+_MANY = 1e4
 # A curve is carried on so many times beyond its last budget, and no further: what a fit says there is a guess.
 _BEYOND = 64.0
 
@@ -48,7 +50,7 @@ def learning_curves(
         axes.axhline(1 - value, color="0.55", linestyle=":", linewidth=1.1, zorder=1)
         axes.text(0.99, 1 - value, name, transform=where, fontsize=8, color="0.35", ha="right", va="bottom")
     axes.axhline(1 - bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=1)
-    axes.text(0.01, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, va="bottom")
+    axes.text(0.99, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, ha="right", va="top")
     axes.set(xscale="log", yscale="log", xlabel="right-hand sides × examples", ylabel="1 − cosine, worst layer")
 
 
@@ -71,3 +73,19 @@ def steps_of_laws(axes: Axes, teacher: str, laws: Mapping[str, int], budget: int
         axes.errorbar(list(shown), means, error, marker=marker, color=colour, capsize=3, label=label, linewidth=1.2)
     axes.axhline(bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3)
     axes.set(xlabel="number of laws K", ylabel="cosine, worst layer", xticks=sorted(laws.values()))
+
+
+def span(number: float, interval: tuple[float, float]) -> str:
+    """Return a number with its interval as tables show what a curve foretells: two digits, and no more than thousands.
+
+    >>> span(3.14, (0.5, 27.2)), span(1234.0, (45.0, float("inf")))
+    ('3.1 (0.5 to 27)', '1,234 (45 to > 10,000)')
+    """
+    shown, low, high = (_plain(one) for one in (number, *interval))
+    return f"{shown} ({low} to {high})"
+
+
+def _plain(number: float) -> str:
+    if number > _MANY:
+        return f"> {_MANY:,.0f}"
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"

@@ -22,7 +22,7 @@ class TokenBudget(Job):
 
     teacher: str
     subjects = TokenContent.subjects
-    needs = tuple(BINDING.values())
+    needs = (candidates.LAWS["three laws"], *BINDING.values())
     flush_denormal = True
 
     @property

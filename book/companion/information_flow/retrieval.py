@@ -29,6 +29,7 @@ class Retrieval(Job):
     """A retrieval bound of the information between input and state, by depth, with noise in every layer."""
 
     teacher: str
+    needs = ()
 
     @property
     def name(self) -> str:

@@ -64,19 +64,31 @@ def misses(teacher: str, name: str, resolution: str = "converged", seed: int = 0
 
 
 class Crossing(NamedTuple):
-    """Where a learning curve crosses a bar: the law it follows, the budget needed, what the last doubling gained."""
+    """Where a learning curve crosses a bar: the law it follows, the budget needed, what the last doubling gained.
+
+    `hours` are those of one core that the needed budget takes at the pace of the longest calibration, with an interval.
+    """
 
     curve: PowerLaw
     needed: float
     interval: tuple[float, float]
     gained: float
+    hours: float
+    hours_interval: tuple[float, float]
 
 
 def crossing(teacher: str, name: str, bar: float = 0.98, resolution: str = "converged") -> Crossing:
-    """Return at which budget a law's attention would clear a bar, by the power law that its own curve follows."""
+    """Return at which budget a law's attention would clear a bar, by the power law that its own curve follows.
+
+    Of seed 0; at the bar itself or beyond it, the budget needed is one that was tried or less.
+    """
     found = misses(teacher, name, resolution)
     curve = power_law(found)
-    return Crossing(curve, *curve.needed(1 - bar), last_gain(teacher, name, COSINE, resolution))
+    needed, (low, high) = curve.needed(1 - bar)
+    longest = records_of(teacher, name, budgets_of(teacher, name)[-1])[0]["made"]
+    pace = longest["seconds"] / longest["right-hand sides"] / 3600
+    gain = last_gain(teacher, name, COSINE, resolution)
+    return Crossing(curve, needed, (low, high), gain, pace * needed, (pace * low, pace * high))
 
 
 def last_gain(teacher: str, name: str, measure: str = COSINE, resolution: str = "converged") -> float:

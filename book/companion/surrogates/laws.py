@@ -105,10 +105,13 @@ def law_specs(scale: str) -> list[Spec]:
     curve = [law(name, teacher, 0, b) for b in BUDGETS for teacher in TEACHERS for name in ("k3", "k1", "blocks")]
     short = [one for one in curve if one.budget <= MAIN_BUDGET]
     long = [one for one in curve if one.budget > MAIN_BUDGET]  # the curve's longest last, with the heroes
-    seeds = [law(name, t, seed, MAIN_BUDGET) for seed in range(1, SEEDS) for t in TEACHERS for name in ("k3", "k1")]
-    language = [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in range(SEEDS) for name in ("k3", "k1")]
-    # What says whether a failure on language is the budget's: half of it, and the teacher's own architecture.
-    language += [law("k3", LANGUAGE, 0, MAIN_BUDGET // 2), law("blocks", LANGUAGE, 0, MAIN_BUDGET)]
+    mains, more = ("k3", "k1"), range(1, SEEDS)
+    seeds = [law(name, t, seed, MAIN_BUDGET) for seed in more for t in TEACHERS for name in mains]
+    language = [law(name, LANGUAGE, 0, b) for b in BUDGETS for name in (*mains, "blocks")]
+    language += [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in more for name in mains]
+    # Curves still fall at the main budget: every seed is calibrated at twice as much, and then at twice that.
+    beyond = [b for b in BUDGETS if b > MAIN_BUDGET]
+    doubled = [law(name, t, seed, b) for b in beyond for seed in more for t in (LANGUAGE, *TEACHERS) for name in mains]
     every = range(SEEDS if scale == "full" else 1)
     names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
     names += ("k1-forced", "k3-rolled")
@@ -117,4 +120,4 @@ def law_specs(scale: str) -> list[Spec]:
     states = [law("k3", teacher, seed, MAIN_BUDGET, "states") for teacher in TEACHERS for seed in every]
     heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
     pretrained = [pretrained_law(name, teacher) for teacher in PRETRAINED for name in (*SEGMENTS, *BLOCKS)]
-    return [*short, *seeds, *long[:6], *language, *others, *states, *pretrained, *long[6:], *heroes]
+    return [*short, *seeds, *long[:6], *language, *doubled, *others, *states, *pretrained, *long[6:], *heroes]

@@ -36,19 +36,18 @@ def other_seed(teacher: str, step: int = 1) -> str:
 
 
 def jobs_of(kinds: Iterable[Callable[[str], Job]], run: Run, only: str = "*") -> list[Job]:
-    """Return the jobs that fit, a kind after the other, of teachers whose law is there: in a run's folder, or kept.
+    """Return the jobs that fit, a kind after the other, of teachers that are there: in a run's folder, or kept.
 
-    A kind whose `needs` name more families of equations waits for those, too.
+    A kind says by `needs` which families of equations have to be there, too; else it is the law of three modes.
     """
 
-    def known(kind: Callable[[str], Job]) -> list[str]:
-        families = (candidates.LAWS["three laws"], *getattr(kind, "needs", ()))
-        names = teacher_names(kind)
-        there = {(name, f): candidates.equation_name(name, f) for name in names for f in families}
-        missing = {name for (name, _), file in there.items() if candidates.weights_there(file, run) is None}
-        return [name for name in names if name not in missing]
+    def ready(kind: Callable[[str], Job], name: str) -> bool:
+        families = getattr(kind, "needs", (candidates.LAWS["three laws"],))
+        files = (name, *(candidates.equation_name(name, family) for family in families))
+        return all(candidates.weights_there(file, run) is not None for file in files)
 
-    return [job for kind in kinds for job in map(kind, known(kind)) if fits(job.name, only.split(","))]
+    found = [kind(name) for kind in kinds for name in teacher_names(kind) if ready(kind, name)]
+    return [job for job in found if fits(job.name, only.split(","))]
 
 
 def names_of(kinds: Iterable[Callable[[str], Job]]) -> list[str]:

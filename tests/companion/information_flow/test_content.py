@@ -167,14 +167,13 @@ def test_a_job_is_of_its_weights_and_its_sizes(tmp_path):
 
 
 def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
-    run, there = Run("smoke", tmp_path), "rung-text-classifier-laws-k3-b2-seed1"
-    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
-    monkeypatch.setattr(jobs, "weights_there", lambda name, run: None)
+    run, there = Run("smoke", tmp_path), ["text-classifier-seed1", "rung-text-classifier-laws-k3-b2-seed1"]
+    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name in there else None)
     found = [job.name for job in jobs.token_jobs(run)]
-    assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges")]
+    assert found == [f"information-flow-{part}-text-classifier-seed1" for part in ("content", "edges", "retrieval")]
     assert jobs.token_jobs(run, "information-flow-*-image-*") == []
     # Bounds read a teacher alone.
-    monkeypatch.setattr(jobs, "weights_there", lambda name, run: tmp_path if name == "image-patch4-seed2" else None)
+    there[:] = ["image-patch4-seed2"]
     found = [job.name for job in jobs.token_jobs(run, "information-flow-*-image-*")]
     assert found == ["information-flow-retrieval-image-patch4-seed2"]
     assert jobs.token_jobs(run, "information-flow-*-seed0") == []

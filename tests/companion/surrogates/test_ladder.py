@@ -11,7 +11,7 @@ def made(seed, budget, lift=0.0, diverged=False):
     cosine = (HEADS + lift).tolist()
     good = {"cosine": cosine, "r2 pooled": [0.9, 0.8 + lift], "classes": 0.95}
     return {
-        "made": {"subject": f"image-seed{seed}", "right-hand sides": 1000 * budget},
+        "made": {"subject": f"image-seed{seed}", "right-hand sides": 1000 * budget, "seconds": 1800 * budget**2},
         "judged": {"1": good, "converged": {"diverged": "at t = 3"} if diverged else good},
         "own steps": [[0.8, 0.5], [0.8495, 0.6002 + lift]],
     }
@@ -48,6 +48,9 @@ def test_a_curve_is_carried_on_to_the_bar():
     found = ladder.crossing("image", "k3")
     assert found.curve.exponent == pytest.approx(1.0) and found.needed == pytest.approx(10_000)
     assert found.interval == pytest.approx((10_000, 10_000), rel=1e-3) and found.gained == pytest.approx(0.5)
+    # Half an hour a thousand right-hand sides at the smallest budget, four at the largest: that is the pace.
+    assert found.hours == pytest.approx(40) and found.hours_interval == pytest.approx((40, 40), rel=1e-3)
+    assert ladder.crossing("image", "k3", 0.8).needed == pytest.approx(1000), "where it is there already"
     with pytest.raises(ValueError, match="a power law and its spread need three"):
         ladder.crossing("image", "k1")
 

@@ -41,6 +41,8 @@ def test_the_main_rungs_have_five_seeds_and_a_curve_of_doubled_budgets():
             found = [s for s in BOOK if s.teacher.startswith(teacher) and s.family.startswith(f"laws-{name}-b")]
             main = [s.seed for s in found if s.budget == laws.MAIN_BUDGET]
             assert sorted(main) == [0, 1, 2, 3, 4], (teacher, name)
+            for longer in (4, 8):
+                assert sorted(s.seed for s in found if s.budget == longer) == [0, 1, 2, 3, 4], (teacher, name)
             curve = sorted(s.budget for s in found if s.seed == 0 and s.budget < laws.HERO_BUDGET)
             assert [b / a for a, b in itertools.pairwise(curve)] == [2.0] * 3
             control = [s.budget for s in BOOK if s.teacher == f"{teacher}-seed0" and s.family.startswith("laws-blocks")]
@@ -141,7 +143,7 @@ def test_at_full_scale_all_but_curves_and_heroes_have_five_seeds():
         for family in ("laws-k2-b2", "laws-k3-one-step-b2", "laws-rank4-b2", "laws-k3-states-b2", "laws-k1-b2"):
             found = [one.seed for one in full if one.family == family and one.teacher.startswith(teacher)]
             assert sorted(found) == [0, 1, 2, 3, 4], (teacher, family)
-    assert [one.seed for one in full if one.family == "laws-k3-b4"] == [0, 0]
+    assert [one.seed for one in full if one.family == "laws-blocks-b8"] == [0, 0, 0]
     assert len([one for one in BOOK if one.family == "laws-k2-b2"]) == 2
 
 
@@ -152,8 +154,9 @@ def test_what_decides_most_comes_first_and_the_longest_last():
     assert budgets[:12] == [1.0] * 6 + [2.0] * 6 and set(budgets[-8:-2]) == {8.0}
     assert [one.family for one in BOOK[:3]] == ["laws-k3-b1", "laws-k1-b1", "laws-blocks-b1"]
     language = [one for one in BOOK if one.teacher.startswith(laws.LANGUAGE)]
-    rungs = {(f"laws-{name}-b2", seed) for name in ("k1", "k3") for seed in range(5)}
-    assert len(language) == 12
-    assert {(one.family, one.seed) for one in language} == rungs | {("laws-k3-b1", 0), ("laws-blocks-b2", 0)}
+    rungs = {(f"laws-{name}-b{b}", seed) for name in ("k1", "k3") for b in (2, 4, 8) for seed in range(5)}
+    control = {(f"laws-blocks-b{budget}", 0) for budget in (1, 2, 4, 8)}
+    assert {(one.family, one.seed) for one in language} == rungs | control | {("laws-k3-b1", 0), ("laws-k1-b1", 0)}
+    assert len(language) == 36
     smoke = [(one.family, one.teacher, one.budget) for one in laws.law_specs("smoke")]
     assert smoke == [(f"laws-{n}-b1", f"{t}-seed0", 1.0) for n in ("k1", "blocks") for t in laws.TEACHERS]

@@ -33,13 +33,18 @@ def run(tmp_path, monkeypatch):
 
 
 def law(teacher):
-    return candidates.equation_name(teacher, candidates.LAWS["three laws"]) + ".safetensors"
+    return candidates.equation_name(teacher, candidates.LAWS["three laws"])
 
 
-def test_jobs_are_of_teachers_whose_law_is_there(run):
+def put(folder, *names):
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+
+
+def test_jobs_are_of_teachers_that_are_there_with_their_law(run):
     assert study.jobs_of(kinds(), run) == []
-    (run.folder / law("image-patch4-seed1")).touch()
-    (run.folder.parent / "data" / "weights" / law("text-classifier-seed0")).touch()
+    put(run.folder, "image-patch4-seed1", law("image-patch4-seed1"), "image-patch4-seed2", law("image-patch4-seed0"))
+    put(run.folder.parent / "data" / "weights", "text-classifier-seed0", law("text-classifier-seed0"))
     found = [job.name for job in study.jobs_of(kinds(), run)]
     assert found == [f"x-{kind}-{name}" for kind in "ab" for name in ("text-classifier-seed0", "image-patch4-seed1")]
     assert [job.name for job in study.jobs_of(kinds(), run, "x-b-*,none")] == found[2:]
@@ -49,10 +54,13 @@ def test_jobs_are_of_teachers_whose_law_is_there(run):
 def test_a_kind_waits_for_the_families_that_it_needs(run):
     waiting = lambda teacher: Named("w", teacher)  # noqa: E731
     waiting.needs = ("laws-k3-b1", "laws-blocks-b2")
-    for seed in range(2):
-        (run.folder / law(f"image-patch4-seed{seed}")).touch()
-        (run.folder / f"rung-image-patch4-laws-k3-b1-seed{seed}.safetensors").touch()
-    (run.folder / "rung-image-patch4-laws-blocks-b2-seed1.safetensors").touch()
+    alone = lambda teacher: Named("n", teacher)  # noqa: E731
+    alone.needs = ()
+    for name in (f"image-patch4-seed{seed}" for seed in range(2)):
+        put(run.folder, name, law(name), candidates.equation_name(name, "laws-k3-b1"))
+    put(run.folder, "text-classifier-seed2", "rung-image-patch4-laws-blocks-b2-seed1")
+    names = [job.name for job in study.jobs_of([alone], run)]
+    assert names == ["x-n-image-patch4-seed0", "x-n-image-patch4-seed1", "x-n-text-classifier-seed2"]
     found = [job.name for job in study.jobs_of([*kinds(), waiting], run)]
     assert found == [*(f"x-{kind}-image-patch4-seed{seed}" for kind in "ab" for seed in range(2)),
                      "x-w-image-patch4-seed1"]  # fmt: skip
