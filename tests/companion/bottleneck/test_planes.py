@@ -123,8 +123,11 @@ def test_jobs_wait_for_what_they_measure(tmp_path, monkeypatch):
     assert len(names) == len(set(names)) == 6 + 2 * (3 * 3 + 2)
     one = Equation("text-classifier-seed1")
     (run.folder / f"{one.law}.safetensors").write_bytes(b"law")
+    assert planes.bottleneck_jobs(run) == [], "its teacher is not there"
+    (run.folder / f"{one.teacher}.safetensors").write_bytes(b"teacher")
     committed = Equation("image-patch4-seed2")
-    (tmp_path / "data" / "weights" / f"{committed.law}.safetensors").write_bytes(b"law")
+    for file in (committed.teacher, committed.law):
+        (tmp_path / "data" / "weights" / f"{file}.safetensors").write_bytes(b"kept")
     assert [job.name for job in planes.bottleneck_jobs(run)] == [one.name, committed.name]
     assert planes.bottleneck_jobs(run, "bottleneck-plane-*") == []
     monkeypatch.setattr(subjects, "trained_there", lambda recipe, folder: recipe.name == "text-short-seed2")

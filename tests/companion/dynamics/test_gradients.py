@@ -158,8 +158,8 @@ def test_a_job_is_of_all_weights_that_it_reads(tmp_path, monkeypatch):
     assert set(before["weights"]) >= {"text-classifier-seed0", "rung-text-classifier-laws-k3-b2-seed1"}
     (tmp_path / "rung-text-classifier-laws-k1-b2-seed1.safetensors").write_bytes(b"other")
     assert job.identity(run)["weights"] != before["weights"] and job.identity(Run("book", tmp_path)) != before
-    there = "rung-text-classifier-laws-k3-b2-seed1"
-    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
+    there = ("text-classifier-seed1", "rung-text-classifier-laws-k3-b2-seed1")
+    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name in there else None)
     kinds = ["flow", "spectra", "adjoints", "traces"]
     wanted = [f"gradients-{kind}-text-classifier-seed1" for kind in kinds]
     assert [job.name for job in gradient_jobs.gradient_jobs(run)] == wanted

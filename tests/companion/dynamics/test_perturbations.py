@@ -164,8 +164,8 @@ def test_a_job_is_of_its_weights_and_its_sizes(tmp_path):
 
 
 def test_only_teachers_whose_law_is_there_are_measured(tmp_path, monkeypatch):
-    run, there = Run("smoke", tmp_path), "rung-text-classifier-laws-k3-b2-seed1"
-    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name == there else None)
+    run, there = Run("smoke", tmp_path), ("text-classifier-seed1", "rung-text-classifier-laws-k3-b2-seed1")
+    monkeypatch.setattr(candidates, "weights_there", lambda name, run: tmp_path if name in there else None)
     found = [one.name for one in perturbation_jobs.perturbation_jobs(run)]
     assert found == ["perturbations-text-classifier-seed1", "singular-text-classifier-seed1"]
     assert len(set(perturbation_jobs.perturbation_names())) == 12
