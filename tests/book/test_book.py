@@ -107,7 +107,7 @@ def test_readme_says_what_was_recorded():
         "laws.text.k1.cosine": "and {:.2f}, three laws",
         "laws.image.k3.cosine": "three laws to {:.2f} and",
         "laws.text.k3.cosine": "and {:.2f}; the last doubling",
-        "laws.language.k3.doubled": "half a Transformer's parameters, are at {:.3f};",
+        "laws.language.k3.longest": "half a Transformer's parameters, are at {:.3f};",
         "laws.language.k1.cosine": "one law stops at {:.2f}.",
         "depth.refine.trained.converged": "attention keeps a cosine of {:.2f} with the model",
         "depth.refine.null.trained.mean-map": "which sees no input, has {:.2f}.",

@@ -19,6 +19,12 @@ LOOKS: dict[str, dict[str, Any]] = {
     "k6": {"color": "#ca9161", "marker": "P"},
     "blocks": {"color": "black", "marker": "D"},
 }
+# Curves against parameters, in their order: laws by number; one law with low-rank corrections; without diffusion.
+_CURVES: tuple[dict[str, Any], ...] = (
+    {"color": "#0173b2", "marker": "o"},
+    {"color": "#d55e00", "marker": "s"},
+    {"color": "#029e73", "marker": "x", "linestyle": ":"},
+)
 # Numbers beyond this say no more than that they are large.
 _MANY = 1e4
 # A curve is carried on so many times beyond its last budget, and no further: what a fit says there is a guess.
@@ -49,30 +55,33 @@ def learning_curves(
     for name, value in (nulls or {}).items():
         axes.axhline(1 - value, color="0.55", linestyle=":", linewidth=1.1, zorder=1)
         axes.text(0.99, 1 - value, name, transform=where, fontsize=8, color="0.35", ha="right", va="bottom")
-    axes.axhline(1 - bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=1)
-    axes.text(0.99, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, ha="right", va="top")
+    _bar(axes, bar)
     axes.set(xscale="log", yscale="log", xlabel="right-hand sides × examples", ylabel="1 − cosine, worst layer")
 
 
-def steps_of_laws(axes: Axes, teacher: str, laws: Mapping[str, int], budget: int, bar: float = 0.98) -> None:
-    """Draw the worst layer's cosine against the number of laws at one budget, over seeds: one step, and converged.
+def by_parameters(
+    axes: Axes, teacher: str, curves: Mapping[str, Mapping[str, str]], budget: int, bar: float = 0.98
+) -> None:
+    """Draw what is missed at one budget, `1 - cosine` at the worst layer, against the share of the blocks' parameters.
 
-    `laws` maps names (as in `ladder`) to how many laws they have. A point with several seeds has its interval.
+    `curves` has laws (as in `ladder`) by the curve's label, each with what stands beside its point; those that are not
+    calibrated for this teacher are left out. Points with several seeds have their interval. All are converged.
     """
-    ways = {"one step a layer": ("1", "#949494", "s"), "converged": ("converged", "#0173b2", "o")}
-    for label, (resolution, colour, marker) in ways.items():
-        found = {
-            count: ladder.seed_mean(teacher, name, budget, resolution=resolution)
-            for name, count in laws.items()
-            if ladder.records_of(teacher, name, budget)
-        }
-        shown = {count: mean for count, mean in found.items() if np.isfinite(mean.mean)}
-        error = [[m.mean - (m.interval or (m.mean,))[0] for m in shown.values()]]
-        error += [[(m.interval or (m.mean, m.mean))[1] - m.mean for m in shown.values()]]
-        means = [mean.mean for mean in shown.values()]
-        axes.errorbar(list(shown), means, error, marker=marker, color=colour, capsize=3, label=label, linewidth=1.2)
-    axes.axhline(bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3)
-    axes.set(xlabel="number of laws K", ylabel="cosine, worst layer", xticks=sorted(laws.values()))
+    for (label, laws), look in zip(curves.items(), _CURVES, strict=False):
+        rows = {name: ladder.records_of(teacher, name, budget) for name in laws}
+        shown = {name: ladder.seed_mean(teacher, name, budget) for name, found in rows.items() if found}
+        shares = [rows[name][min(rows[name])]["made"]["share"] for name in shown]
+        missing = [1 - mean.mean for mean in shown.values()]
+        ends = [mean.interval or (mean.mean, mean.mean) for mean in shown.values()]
+        error = [[mean.mean - low for mean, (low, _) in zip(shown.values(), ends, strict=True)]]
+        error.insert(0, [high - mean.mean for mean, (_, high) in zip(shown.values(), ends, strict=True)])
+        axes.errorbar(shares, missing, error, label=label, markersize=5.5, linewidth=1.3, capsize=3, **look)
+        for name, share, miss in zip(shown, shares, missing, strict=True):
+            axes.annotate(
+                laws[name], (share, miss), (4, 4), textcoords="offset points", fontsize=8, color=look["color"]
+            )
+    _bar(axes, bar)
+    axes.set(xscale="log", yscale="log", xlabel="share of the blocks' parameters", ylabel="1 − cosine, worst layer")
 
 
 def span(number: float, interval: tuple[float, float]) -> str:
@@ -83,6 +92,13 @@ def span(number: float, interval: tuple[float, float]) -> str:
     """
     shown, low, high = (_plain(one) for one in (number, *interval))
     return f"{shown} ({low} to {high})"
+
+
+def _bar(axes: Axes, bar: float) -> None:
+    """Draw what a claim's bar lets be missed, as a red dashed line with the bar's own number."""
+    axes.axhline(1 - bar, color=THRESHOLD_COLOUR, linestyle="--", linewidth=1.3, zorder=1)
+    where = axes.get_yaxis_transform()
+    axes.text(0.99, 1 - bar, f"{bar:g}", transform=where, fontsize=9, color=THRESHOLD_COLOUR, ha="right", va="top")
 
 
 def _plain(number: float) -> str:

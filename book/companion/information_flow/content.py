@@ -14,7 +14,7 @@ from ..jobs import Job, Run
 from ..surrogates import candidates
 from ..surrogates.candidates import HEAT, IDENTITY, ONE_STEP, Beside
 from ..surrogates.evaluate import rolled_out
-from ..surrogates.laws import LANGUAGE, TEACHERS
+from ..surrogates.laws import SUBJECTS
 from ..surrogates.study import weight_digests
 from . import targets as asked
 from .targets import LABEL, Targets
@@ -42,7 +42,7 @@ class TokenContent(Job):
     """Usable information in the states of tokens, by target and depth: a teacher's and what stands beside it."""
 
     teacher: str
-    subjects = (*TEACHERS, LANGUAGE)
+    subjects = tuple(SUBJECTS.values())
     flush_denormal = True
 
     @property

@@ -10,8 +10,8 @@ from pdelens.pde.equation import PDE
 from ..jobs import Run
 from ..paths import DataError, data_file
 from ..teachers.teacher import cached_teacher
-from .laws import every_spec
-from .specs import Spec
+from . import laws
+from .specs import Spec, specs_of
 
 
 def save(pde: PDE, path: Path, spec: Spec, made: dict[str, Any]) -> None:
@@ -36,8 +36,10 @@ def load(name: str, run: Run | None = None) -> tuple[PDE, dict[str, Any]]:
 
 
 def spec_named(name: str, scale: str = "book") -> Spec:
-    """Return one equation by its name."""
-    for spec in every_spec(scale):
+    """Return one equation by its name: of the ladder of laws, or of the sweep of a scale."""
+    if (rung := laws.named(name)) is not None:
+        return rung
+    for spec in specs_of(scale):
         if spec.name == name:
             return spec
     raise ValueError(f"no equation is called {name!r}: `python -m companion list --scale {scale}` shows what there is.")

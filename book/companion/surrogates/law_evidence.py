@@ -70,8 +70,9 @@ def stepped(teacher: str) -> Standing:
 
 
 def _control(teacher: str, budget: int, measure: str) -> float:
-    found = ladder.records_of(teacher, CONTROL, budget)
-    return ladder.value(found[0], "1", measure) if 0 in found else float("nan")
+    """Return what the control has at a budget, or at the longest that is shorter: it would have no less at this one."""
+    there = [one for one in ladder.budgets_of(teacher, CONTROL) if one <= budget]
+    return ladder.value(ladder.records_of(teacher, CONTROL, there[-1])[0], "1", measure) if there else float("nan")
 
 
 def survives(teacher: str, name: str, budget: int, resolution: str = "converged") -> SeedMean:

@@ -4,15 +4,16 @@ All rungs are calibrated by one of two recipes (`FORCED`, `ROLLED`), chosen on t
 the same budgets: right-hand sides times examples, each twice the one before. What the other recipe gives stands beside.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pdelens.pde.plan import Plan
 
-from ..teachers.recipes import SEEDS
-from ..teachers.teacher import MINILM, PRETRAINED
-from .specs import ONE_STEP, Spec, specs_of
+from ..teachers.teacher import MINILM
+from .specs import ONE_STEP, Spec
+from .specs import TEACHERS as MODALITIES
 
 FAMILY = "laws-"
 # Steps crowd at the entry, where a small embedding is carried far at once, and the field is asked to go straight, so
@@ -64,8 +65,10 @@ def law(name: str, teacher: str, seed: int, budget: int, supervision: str = "att
     return Spec(family, f"{teacher}-seed{seed}", seed, equation, recipe(name, supervision), budget=float(budget))
 
 
-TEACHERS = ("image-patch4", "text-classifier")
+# The classifiers, and every teacher that a page about laws puts on trial, by what it reads.
+TEACHERS = tuple(MODALITIES.values())
 LANGUAGE = "text-causal"
+SUBJECTS = MODALITIES | {"language": LANGUAGE}
 # Numbers of the smallest budget: all of a learning curve, at which rungs are compared (over five seeds), and one long
 # run.
 BUDGETS = (1, 2, 4, 8)
@@ -93,31 +96,23 @@ def pretrained_law(name: str, teacher: str) -> Spec:
     return Spec(f"{FAMILY}{name}", teacher, 0, equation, plan, budget=PRETRAINED_BUDGET)
 
 
-def every_spec(scale: str) -> tuple[Spec, ...]:
-    """Return every calibration of a scale: the ladder of laws, then the sweep of hypotheses."""
-    return (*law_specs(scale), *specs_of(scale))
+_NAME = re.compile(rf"rung-(.+?)-{FAMILY}(.+?)(-states)?(?:-b(\d+))?-seed(\d+)")
 
 
-def law_specs(scale: str) -> list[Spec]:
-    """Return the ladder of a scale, what decides most first; at `full` scale every rung in five seeds."""
-    if scale == "smoke":
-        return [law(name, teacher, 0, 1) for name in ("k1", "blocks") for teacher in TEACHERS]
-    curve = [law(name, teacher, 0, b) for b in BUDGETS for teacher in TEACHERS for name in ("k3", "k1", "blocks")]
-    short = [one for one in curve if one.budget <= MAIN_BUDGET]
-    long = [one for one in curve if one.budget > MAIN_BUDGET]  # the curve's longest last, with the heroes
-    mains, more = ("k3", "k1"), range(1, SEEDS)
-    seeds = [law(name, t, seed, MAIN_BUDGET) for seed in more for t in TEACHERS for name in mains]
-    language = [law(name, LANGUAGE, 0, b) for b in BUDGETS for name in (*mains, "blocks")]
-    language += [law(name, LANGUAGE, seed, MAIN_BUDGET) for seed in more for name in mains]
-    # Curves still fall at the main budget: every seed is calibrated at twice as much, and then at twice that.
-    beyond = [b for b in BUDGETS if b > MAIN_BUDGET]
-    doubled = [law(name, t, seed, b) for b in beyond for seed in more for t in (LANGUAGE, *TEACHERS) for name in mains]
-    every = range(SEEDS if scale == "full" else 1)
-    names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
-    names += ("k1-forced", "k3-rolled")
-    names += ("k1-plain", "k1-size", "k1-clock", *(f"rank{rank}" for rank in RANKS))
-    others = [law(name, teacher, seed, MAIN_BUDGET) for name in names for teacher in TEACHERS for seed in every]
-    states = [law("k3", teacher, seed, MAIN_BUDGET, "states") for teacher in TEACHERS for seed in every]
-    heroes = [law(name, t, 0, HERO_BUDGET) for name, t in zip(("k3", "k1"), TEACHERS, strict=True)]
-    pretrained = [pretrained_law(name, teacher) for teacher in PRETRAINED for name in (*SEGMENTS, *BLOCKS)]
-    return [*short, *seeds, *long[:6], *language, *doubled, *others, *states, *pretrained, *long[6:], *heroes]
+def named(name: str) -> Spec | None:
+    """Return a rung of the ladder by its whole name, whether it is listed at any scale or not; None for other names.
+
+    >>> spec = named("rung-image-patch4-laws-k3-states-b2-seed1")
+    >>> spec == law("k3", "image-patch4", 1, 2, "states"), named("rung-image-patch4-full-k3-seed0")
+    (True, None)
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    teacher, kind, states, budget, seed = found.groups()
+    try:
+        if budget is None:
+            return pretrained_law(kind, teacher) if seed == "0" and not states else None
+        return law(kind, teacher, int(seed), int(budget), "states" if states else "attention+states")
+    except KeyError:  # no such equation
+        return None

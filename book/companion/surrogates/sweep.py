@@ -10,7 +10,7 @@ from ..teachers.teacher import HELD, PRETRAINED, cached_teacher, evaluation_flow
 from .calibrate import Calibration
 from .controls import KINDS, Control
 from .evaluate import nulls_of
-from .laws import every_spec
+from .rungs import every_spec
 from .store import LAWS, NULLS, RECORDS, known
 
 # What stands beside every equation; in a record's identity, since one more null makes it another.

@@ -6,10 +6,10 @@ from companion.figures import laws
 from companion.surrogates import ladder
 
 
-def record(cosine, one_step, budget, seed=0):
+def record(cosine, one_step, budget, seed=0, share=0.1):
     of = {"cosine": [[cosine, cosine], [0.99, 0.99]]}, {"cosine": [[one_step, one_step], [0.99, 0.99]]}
     return {
-        "made": {"subject": f"image-seed{seed}", "right-hand sides": 1000 * budget},
+        "made": {"subject": f"image-seed{seed}", "right-hand sides": 1000 * budget, "share": share},
         "judged": {"converged": of[0], "1": of[1]},
     }
 
@@ -17,7 +17,7 @@ def record(cosine, one_step, budget, seed=0):
 @pytest.fixture
 def axes(monkeypatch):
     rungs = {f"rung-image-laws-k1-b{b}-seed0": record(1 - 0.2 / b, 0.3, b) for b in (1, 2, 4)}  # halves, exactly
-    rungs |= {f"rung-image-laws-k3-b{b}-seed0": record(1 - 0.1 / b, 0.4, b) for b in (1, 2)}
+    rungs |= {f"rung-image-laws-k3-b{b}-seed0": record(1 - 0.1 / b, 0.4, b, share=0.3) for b in (1, 2)}
     rungs |= {f"rung-image-laws-k1-b2-seed{s}": record(0.9 + 0.01 * s, 0.3, 2, s) for s in (1, 2)}
     rungs |= {f"rung-image-laws-blocks-b{b}-seed0": record(-1.0, 0.99, b) for b in (1, 2, 4)}
     monkeypatch.setattr(ladder, "law_records", lambda: {"rungs": rungs, "nulls": {}})
@@ -56,11 +56,16 @@ def test_nulls_are_named_at_what_they_miss(axes):
     assert at["mean map"] == pytest.approx(0.6)
 
 
-def test_laws_by_number_have_the_interval_of_their_seeds(axes):
-    laws.steps_of_laws(axes, "image", {"k1": 1, "k3": 3, "k6": 6}, 2)
-    one_step, converged = axes.containers
-    np.testing.assert_allclose(converged.lines[0].get_xydata(), [[1, np.mean([0.9, 0.91, 0.92])], [3, 0.95]])
-    assert one_step.lines[0].get_ydata().tolist() == pytest.approx([0.3, 0.4])
-    low, high = converged.lines[2][0].get_segments()[0][:, 1]
+def test_laws_stand_by_their_parameters_with_the_interval_of_their_seeds(axes):
+    curves = {"laws": {"k1": "1", "k3": "3", "k6": "6"}, "low rank": {"rank1": "r1"}}
+    laws.by_parameters(axes, "image", curves, 2)
+    points, none = axes.containers
+    mean = np.mean([0.9, 0.91, 0.92])
+    np.testing.assert_allclose(points.lines[0].get_xydata(), [[0.1, 1 - mean], [0.3, 0.05]])
+    assert not len(none.lines[0].get_xdata()) and points.get_label() == "laws"
     half = 4.302653 * np.std([0.9, 0.91, 0.92], ddof=1) / 3**0.5
-    assert (low, high) == pytest.approx((0.91 - half, 0.91 + half))
+    low, high = points.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((1 - mean - half, 1 - mean + half))
+    words = {text.get_text() for text in axes.texts}
+    assert words == {"1", "3", "0.98"}, "each point says its law, and the bar its number"
+    assert any(np.allclose(one.get_ydata(), 0.02) for one in axes.lines)

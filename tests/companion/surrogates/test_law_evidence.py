@@ -70,7 +70,8 @@ def test_a_law_stands_by_its_number_skill_gain_and_control():
     states = law_evidence.standing("image", "k1", 2, ladder.R2)
     assert (states.number.mean, states.control) == pytest.approx((0.7, 0.95))
     assert states.evidence.skill == pytest.approx(0.6 / 0.9) and states.evidence.seeds
-    assert np.isnan(law_evidence.standing("image", "k1", 1).control)
+    assert np.isnan(law_evidence.standing("image", "k1", 1).control), "a longer one is no control of a shorter"
+    assert law_evidence.standing("image", "k1", 4).control == pytest.approx(0.98), "it would have no less in more"
 
 
 def test_a_falling_curve_leaves_the_verdict_open_and_a_cleared_bar_is_one_modality():

@@ -4,24 +4,36 @@ from dataclasses import asdict
 
 import pytest
 
-from companion.surrogates import calibrate, laws, specs, store
+from companion.surrogates import calibrate, laws, rungs, specs, store
 from companion.surrogates.schedules import right_hand_sides
 from companion.teachers import teacher as teachers
 from companion.teachers.teacher import PRETRAINED
 
-BOOK = laws.law_specs("book")
+BOOK = rungs.law_specs("book")
 
 
 def test_no_two_calibrations_have_one_name():
     for scale in ("smoke", "book", "full"):
-        names = [spec.name for spec in laws.every_spec(scale)]
+        names = [spec.name for spec in rungs.every_spec(scale)]
         assert len(set(names)) == len(names)
+
+
+def test_a_rung_is_found_by_its_name_whether_it_is_listed_or_not():
+    """So that what reads a committed equation needn't know what is still to be calibrated."""
+    for scale in ("smoke", "book", "full"):
+        for spec in rungs.law_specs(scale):
+            assert laws.named(spec.name) == spec
+    assert laws.named("rung-image-patch4-laws-k3-b16-seed7") == laws.law("k3", "image-patch4", 7, 16)
+    for spec in specs.specs_of("book"):
+        assert laws.named(spec.name) is None, spec.name
+    for wrong in ("k9-b2-seed0", "k3-b2", "k3-seed0", "segments1-states-seed0", "segments1-seed1", "segments9-seed0"):
+        assert laws.named(f"rung-minilm-laws-{wrong}") is None, wrong
 
 
 def test_rungs_that_are_compared_differ_in_nothing_but_the_equation_and_the_seed():
     """One law has its recipe and more have theirs; what is solved steps alike, and spends the same right-hand sides."""
     for scale in ("book", "full"):
-        for spec in (one for one in laws.law_specs(scale) if one.teacher not in PRETRAINED):
+        for spec in (one for one in rungs.law_specs(scale) if one.teacher not in PRETRAINED):
             name = spec.family.removeprefix("laws-").rsplit("-b", 1)[0]
             wanted = laws.ROLLED if name.startswith("k1") else laws.FORCED
             wanted = {"k1-forced": laws.FORCED, "k3-rolled": laws.ROLLED}.get(name, wanted)
@@ -138,13 +150,13 @@ def test_causal_teachers_have_no_diffusion_and_states_alone_are_named():
 
 
 def test_at_full_scale_all_but_curves_and_heroes_have_five_seeds():
-    full = laws.law_specs("full")
+    full = rungs.law_specs("full")
     for teacher in laws.TEACHERS:
         for family in ("laws-k2-b2", "laws-k3-one-step-b2", "laws-rank4-b2", "laws-k3-states-b2", "laws-k1-b2"):
             found = [one.seed for one in full if one.family == family and one.teacher.startswith(teacher)]
             assert sorted(found) == [0, 1, 2, 3, 4], (teacher, family)
     assert [one.seed for one in full if one.family == "laws-blocks-b8"] == [0, 0, 0]
-    assert len([one for one in BOOK if one.family == "laws-k2-b2"]) == 2
+    assert len([one for one in BOOK if one.family == "laws-k2-b2"]) == 3
 
 
 def test_what_decides_most_comes_first_and_the_longest_last():
@@ -154,9 +166,11 @@ def test_what_decides_most_comes_first_and_the_longest_last():
     assert budgets[:12] == [1.0] * 6 + [2.0] * 6 and set(budgets[-8:-2]) == {8.0}
     assert [one.family for one in BOOK[:3]] == ["laws-k3-b1", "laws-k1-b1", "laws-blocks-b1"]
     language = [one for one in BOOK if one.teacher.startswith(laws.LANGUAGE)]
-    rungs = {(f"laws-{name}-b{b}", seed) for name in ("k1", "k3") for b in (2, 4, 8) for seed in range(5)}
+    several = {(f"laws-{name}-b{b}", seed) for name in ("k1", "k3") for b in (2, 4, 8) for seed in range(5)}
     control = {(f"laws-blocks-b{budget}", 0) for budget in (1, 2, 4, 8)}
-    assert {(one.family, one.seed) for one in language} == rungs | control | {("laws-k3-b1", 0), ("laws-k1-b1", 0)}
-    assert len(language) == 36
-    smoke = [(one.family, one.teacher, one.budget) for one in laws.law_specs("smoke")]
+    numbers = {(f"laws-k{modes}-b2", 0) for modes in (2, 4, 6)} | {("laws-k3-b1", 0), ("laws-k1-b1", 0)}
+    least = {(f"laws-k2-b{b}", seed) for b in (4, 8) for seed in range(5)}
+    assert {(one.family, one.seed) for one in language} == several | control | numbers | least
+    assert len(language) == 49
+    smoke = [(one.family, one.teacher, one.budget) for one in rungs.law_specs("smoke")]
     assert smoke == [(f"laws-{n}-b1", f"{t}-seed0", 1.0) for n in ("k1", "blocks") for t in laws.TEACHERS]
