@@ -65,23 +65,25 @@ def by_parameters(
     """Draw what is missed at one budget, `1 - cosine` at the worst layer, against the share of the blocks' parameters.
 
     `curves` has laws (as in `ladder`) by the curve's label, each with what stands beside its point; those that are not
-    calibrated for this teacher are left out. Points with several seeds have their interval. All are converged.
+    calibrated for this teacher are left out. All are converged, and of seed 0: points differ by the equation alone.
     """
     for (label, laws), look in zip(curves.items(), _CURVES, strict=False):
-        rows = {name: ladder.records_of(teacher, name, budget) for name in laws}
-        shown = {name: ladder.seed_mean(teacher, name, budget) for name, found in rows.items() if found}
-        shares = [rows[name][min(rows[name])]["made"]["share"] for name in shown]
-        missing = [1 - mean.mean for mean in shown.values()]
-        ends = [mean.interval or (mean.mean, mean.mean) for mean in shown.values()]
-        error = [[mean.mean - low for mean, (low, _) in zip(shown.values(), ends, strict=True)]]
-        error.insert(0, [high - mean.mean for mean, (_, high) in zip(shown.values(), ends, strict=True)])
-        axes.errorbar(shares, missing, error, label=label, markersize=5.5, linewidth=1.3, capsize=3, **look)
+        rows = {name: ladder.records_of(teacher, name, budget).get(0) for name in laws}
+        shown = {name: about for name, about in rows.items() if about is not None}
+        if not shown:
+            continue
+        shares = [about["made"]["share"] for about in shown.values()]
+        missing = [1 - ladder.value(about, "converged", ladder.COSINE) for about in shown.values()]
+        axes.plot(shares, missing, label=label, markersize=5.5, linewidth=1.3, **look)
+        aside = (4, -11) if "linestyle" in look else (4, 4)
         for name, share, miss in zip(shown, shares, missing, strict=True):
-            axes.annotate(
-                laws[name], (share, miss), (4, 4), textcoords="offset points", fontsize=8, color=look["color"]
-            )
+            where = {"textcoords": "offset points", "xytext": aside}
+            axes.annotate(laws[name], (share, miss), fontsize=8, color=look["color"], **where)
     _bar(axes, bar)
     axes.set(xscale="log", yscale="log", xlabel="share of the blocks' parameters", ylabel="1 − cosine, worst layer")
+    axes.set_xticks([one / 6 for one in (1, 2, 3, 4, 6)], ["1/6", "1/3", "1/2", "2/3", "1"])
+    axes.set_yticks([0.01, 0.02, 0.03, 0.05, 0.1, 0.2], ["0.01", "0.02", "0.03", "0.05", "0.1", "0.2"])
+    axes.minorticks_off()
 
 
 def span(number: float, interval: tuple[float, float]) -> str:

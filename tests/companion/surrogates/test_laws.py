@@ -168,9 +168,10 @@ def test_what_decides_most_comes_first_and_the_longest_last():
     language = [one for one in BOOK if one.teacher.startswith(laws.LANGUAGE)]
     several = {(f"laws-{name}-b{b}", seed) for name in ("k1", "k3") for b in (2, 4, 8) for seed in range(5)}
     control = {(f"laws-blocks-b{budget}", 0) for budget in (1, 2, 4, 8)}
-    numbers = {(f"laws-k{modes}-b2", 0) for modes in (2, 4, 6)} | {("laws-k3-b1", 0), ("laws-k1-b1", 0)}
-    least = {(f"laws-k2-b{b}", seed) for b in (4, 8) for seed in range(5)}
+    numbers = {(f"laws-{name}-b2", 0) for name in ("k2", "k4", "k6", "rank1", "rank2", "rank4", "rank8")}
+    numbers |= {("laws-k3-b1", 0), ("laws-k1-b1", 0)}
+    least = {(f"laws-{name}-b{b}", seed) for name in ("k2", "rank4", "rank8") for b in (4, 8) for seed in range(5)}
     assert {(one.family, one.seed) for one in language} == several | control | numbers | least
-    assert len(language) == 49
+    assert len(language) == 73
     smoke = [(one.family, one.teacher, one.budget) for one in rungs.law_specs("smoke")]
     assert smoke == [(f"laws-{n}-b1", f"{t}-seed0", 1.0) for n in ("k1", "blocks") for t in laws.TEACHERS]
