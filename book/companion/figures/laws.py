@@ -19,11 +19,12 @@ LOOKS: dict[str, dict[str, Any]] = {
     "k6": {"color": "#ca9161", "marker": "P"},
     "blocks": {"color": "black", "marker": "D"},
 }
-# Curves against parameters, in their order: laws by number; one law with low-rank corrections; without diffusion.
-_CURVES: tuple[dict[str, Any], ...] = (
-    {"color": "#0173b2", "marker": "o"},
-    {"color": "#d55e00", "marker": "s"},
-    {"color": "#029e73", "marker": "x", "linestyle": ":"},
+# Curves against parameters, in their order: laws by number; one law with low-rank corrections; without diffusion. How
+# each is drawn, and how many points above its own the words stand (below, where the next curve would hide them).
+_CURVES: tuple[tuple[dict[str, Any], int], ...] = (
+    (LOOKS["k1"], 4),
+    ({"color": "#d55e00", "marker": "s"}, 4),
+    ({"color": "#029e73", "marker": "x", "linestyle": ":"}, -11),
 )
 # Numbers beyond this say no more than that they are large.
 _MANY = 1e4
@@ -67,7 +68,7 @@ def by_parameters(
     `curves` has laws (as in `ladder`) by the curve's label, each with what stands beside its point; those that are not
     calibrated for this teacher are left out. All are converged, and of seed 0: points differ by the equation alone.
     """
-    for (label, laws), look in zip(curves.items(), _CURVES, strict=False):
+    for (label, laws), (look, above) in zip(curves.items(), _CURVES, strict=False):
         rows = {name: ladder.records_of(teacher, name, budget).get(0) for name in laws}
         shown = {name: about for name, about in rows.items() if about is not None}
         if not shown:
@@ -75,9 +76,8 @@ def by_parameters(
         shares = [about["made"]["share"] for about in shown.values()]
         missing = [1 - ladder.value(about, "converged", ladder.COSINE) for about in shown.values()]
         axes.plot(shares, missing, label=label, markersize=5.5, linewidth=1.3, **look)
-        aside = (4, -11) if "linestyle" in look else (4, 4)
         for name, share, miss in zip(shown, shares, missing, strict=True):
-            where = {"textcoords": "offset points", "xytext": aside}
+            where = {"textcoords": "offset points", "xytext": (4, above)}
             axes.annotate(laws[name], (share, miss), fontsize=8, color=look["color"], **where)
     _bar(axes, bar)
     axes.set(xscale="log", yscale="log", xlabel="share of the blocks' parameters", ylabel="1 − cosine, worst layer")

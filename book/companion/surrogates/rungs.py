@@ -41,13 +41,13 @@ def law_specs(scale: str) -> list[Spec]:
     beyond = [b for b in BUDGETS if b > MAIN_BUDGET]
     doubled = [law(name, t, seed, b) for b in beyond for seed in more for t in (LANGUAGE, *TEACHERS) for name in mains]
     every = range(SEEDS if scale == "full" else 1)
+    ranks = [f"rank{rank}" for rank in RANKS]
     names = ("k1-one-step", "k3-one-step", "k1-no-diffusion", "k3-no-diffusion", "k2", "k4", "k6")
     names += ("k1-forced", "k3-rolled")
-    names += ("k1-plain", "k1-size", "k1-clock", *(f"rank{rank}" for rank in RANKS))
+    names += ("k1-plain", "k1-size", "k1-clock", *ranks)
     others = [law(name, teacher, seed, MAIN_BUDGET) for name in names for teacher in TEACHERS for seed in every]
     # One law has flattened on language below the bar that three clear: the least number that does. And one law with
     # corrections of low rank, which at one budget has more of a classifier's attention than three laws: its curve.
-    ranks = [f"rank{rank}" for rank in RANKS]
     others += [law(n, LANGUAGE, seed, MAIN_BUDGET) for n in ("k2", "k4", "k6", *ranks) for seed in every]
     least = [law("k2", LANGUAGE, seed, b) for b in beyond for seed in range(SEEDS)]
     corrected = [
